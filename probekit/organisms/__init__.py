@@ -1,0 +1,1 @@
+"""Models with a known cause: one file each, giving M0, the preference pairs and the truth."""

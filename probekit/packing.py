@@ -1,0 +1,105 @@
+"""Rows of tokens that share work: equal texts once, batches of similar length within a token budget.
+
+A text is a `Rendered`: the token ids of a prompt and its reply, with the reply at `ids[start:stop]`. What
+follows the reply (an end-of-turn token) is cut off: under causal attention it cannot change what comes before
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from probekit.checkpoints import Rendered
+
+
+class PackingError(ValueError):
+    """Texts that cannot be put into batches."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """Texts padded on the right to one width: what one forward pass takes.
+
+    rows: the place of each row in the list of texts. ids, mask, positions: int64 of shape (rows, width);
+    positions count from 0 at each row's first token. shares: float32 of the same shape, how much each token
+    counts in the mean over its row's reply: 1 / (reply tokens) there, 0 elsewhere.
+    """
+
+    rows: list[int]
+    ids: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+    shares: torch.Tensor
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self.rows)} rows of {self.ids.shape[1]} tokens)"
+
+
+def distinct(texts: Sequence[Rendered]) -> tuple[list[Rendered], list[int]]:
+    """The different texts in order of first appearance, and for each text given, its place among them.
+
+    Two texts are equal if their tokens up to the end of the reply are, and the reply starts at the same one.
+
+    >>> from probekit.checkpoints import Rendered
+    >>> distinct([Rendered((5, 6), 1, 2), Rendered((7, 8), 1, 2), Rendered((5, 6, 0), 1, 2)])[1]
+    [0, 1, 0]
+    """
+    places: dict[tuple[int, Sequence[int]], int] = {}
+    first: list[Rendered] = []
+    where = []
+    for text in texts:
+        place = places.setdefault((text.start, text.ids[: text.stop]), len(first))
+        if place == len(first):
+            first.append(text)
+        where.append(place)
+    return first, where
+
+
+def batches(texts: Sequence[Rendered], *, token_budget: int) -> Iterator[Batch]:
+    """All texts, longest first, in batches of at most `token_budget` tokens, padding included.
+
+    Each text is in exactly one batch; one that is longer than the budget is a batch by itself. The longest
+    come first so that a batch that does not fit the memory fails at once, not after hours.
+
+    Raises PackingError for a budget below 1, or a text without reply tokens.
+
+    >>> from probekit.checkpoints import Rendered
+    >>> list(batches([Rendered((5, 6), 1, 2), Rendered((7, 8, 9), 1, 3)], token_budget=8))
+    [Batch(2 rows of 3 tokens)]
+    """
+    if token_budget < 1:
+        raise PackingError(f"token_budget is {token_budget}; give the number of tokens in a forward pass.")
+    if empty := [row for row, text in enumerate(texts) if not 0 <= text.start < text.stop <= len(text.ids)]:
+        text = texts[empty[0]]
+        raise PackingError(
+            f"{len(empty)} texts have no reply tokens; the first is text {empty[0]}, whose reply is tokens "
+            f"{text.start} to {text.stop} of {len(text.ids)}. Leave out replies that make no token."
+        )
+    longest_first = sorted(range(len(texts)), key=lambda row: (-texts[row].stop, row))
+    start = 0
+    while start < len(longest_first):
+        width = texts[longest_first[start]].stop
+        rows = longest_first[start : start + max(1, token_budget // width)]
+        yield _pad([texts[row] for row in rows], rows)
+        start += len(rows)
+
+
+def _pad(texts: Sequence[Rendered], rows: list[int]) -> Batch:
+    import torch
+
+    width = max(text.stop for text in texts)
+    ids = torch.zeros(
+        len(texts), width, dtype=torch.long
+    )  # padding is masked, so any token does: 0 always exists
+    mask = torch.zeros_like(ids)
+    shares = torch.zeros(ids.shape, dtype=torch.float32)
+    for row, text in enumerate(texts):
+        ids[row, : text.stop] = torch.tensor(text.ids[: text.stop])
+        mask[row, : text.stop] = 1
+        shares[row, text.start : text.stop] = 1 / (text.stop - text.start)
+    return Batch(rows, ids, mask, torch.arange(width).expand_as(ids).contiguous(), shares)

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probekit.store import StoreError, StoreKey, VectorStore
+
+KEY = StoreKey("0123", chat=True, dtype="float32")
+
+
+def rows(n: int, *, layers: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, layers, 3, generator=torch.manual_seed(seed))
+
+
+def filled(folder: Path) -> tuple[VectorStore, torch.Tensor]:
+    store, values = VectorStore(folder), rows(3, layers=2)
+    store.write(KEY, ["a", "b", "c"], values, layers=(4, 9))
+    return store, values
+
+
+def block(folder: Path) -> Path:
+    (only,) = (folder / "blocks").glob("*.safetensors")
+    return only
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let the operating system refuse longer files, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# ---------------------------------------------------------------- what goes in comes out
+
+
+def test_rows_come_back_bit_for_bit_in_the_order_asked_for(tmp_path: Path) -> None:
+    _, values = filled(tmp_path)
+    read = VectorStore(tmp_path).read(KEY, ["c", "a", "c"], layers=(9, 4))
+    assert torch.equal(read, values[[2, 0, 2]][:, [1, 0]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_whatever_blocks_rows_were_written_in_each_is_found_again(data: st.DataObject) -> None:
+    ids = data.draw(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, unique=True)
+    )
+    values = rows(len(ids), layers=2)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(ids)))) | {0, len(ids)})
+    with tempfile.TemporaryDirectory() as folder:
+        for start, stop in pairwise(cuts):
+            VectorStore(folder).write(KEY, ids[start:stop], values[start:stop], layers=(0, 1))
+        asked = data.draw(st.permutations(range(len(ids))))
+        read = VectorStore(folder).read(KEY, [ids[place] for place in asked], layers=(0, 1))
+        assert torch.equal(read, values[asked])
+        assert VectorStore(folder).missing(KEY, ids, layers=(1, 0)) == {}
+
+
+def test_missing_rows_are_grouped_by_the_layers_they_lack(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path)
+    store.write(KEY, ["d"], rows(1), layers=(4,))
+    gaps = store.missing(KEY, ["new", "a", "d", "new", "e"], layers=(9, 4, 0))
+    assert gaps == {(9, 4, 0): ["new", "e"], (0,): ["a"], (9, 0): ["d"]}
+    assert store.missing(KEY, ["a", "d"], layers=(4,)) == {}
+
+
+def test_layers_added_later_stand_beside_the_first(tmp_path: Path) -> None:
+    store, values = filled(tmp_path)
+    later = rows(3, seed=1)
+    store.write(KEY, ["c", "b", "a"], later, layers=(7,))
+    read = VectorStore(tmp_path).read(KEY, ["a", "b", "c"], layers=(4, 7, 9))
+    assert torch.equal(read[:, [0, 2]], values)
+    assert torch.equal(read[:, 1], later.flip(0)[:, 0])
+
+
+def test_a_row_there_already_is_not_replaced(tmp_path: Path) -> None:
+    store, values = filled(tmp_path)
+    store.write(KEY, ["a"], rows(1, seed=1), layers=(4,))
+    assert torch.equal(store.read(KEY, ["a"], layers=(4,))[0, 0], values[0, 0])
+
+
+def test_the_same_rows_give_the_same_bytes_whenever_they_are_written(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        filled(tmp_path / folder)
+    assert files(tmp_path / "one") == files(tmp_path / "other")
+    filled(tmp_path / "one")
+    assert files(tmp_path / "one") == files(tmp_path / "other")
+
+
+def test_reading_writes_nothing(tmp_path: Path) -> None:
+    assert VectorStore(tmp_path / "new").missing(KEY, ["a"], layers=(1,)) == {(1,): ["a"]}
+    assert not (tmp_path / "new").exists()
+    VectorStore(tmp_path / "new").write(KEY, [], rows(0), layers=(1,))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_manifest_says_how_the_vectors_were_read(tmp_path: Path) -> None:
+    filled(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {
+        "format": 1,
+        "key": {
+            "fingerprint": "0123",
+            "chat": True,
+            "dtype": "float32",
+            "other": "",
+            "pooling": "reply mean",
+        },
+    }
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_rows_that_are_not_there_are_named(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path)
+    with pytest.raises(
+        StoreError, match=r"2 of 3 rows are not in the store .* for layers \(4,\): x, y\. Compute them"
+    ):
+        store.read(KEY, ["x", "a", "y"], layers=(4,))
+
+
+@pytest.mark.parametrize("action", ["read", "missing", "write"])
+def test_another_key_is_refused_naming_the_fields_that_differ(tmp_path: Path, action: str) -> None:
+    store, values = filled(tmp_path)
+    before = files(tmp_path)
+    other = StoreKey("4567", chat=False, dtype="float32")
+    rest = (values,) if action == "write" else ()
+    with pytest.raises(StoreError) as caught:
+        getattr(store, action)(other, ["d", "e", "f"], *rest, layers=(4, 9))
+    message = str(caught.value)
+    assert "fingerprint: '0123' here, '4567' asked for; chat: True here, False asked for" in message
+    assert "dtype" not in message
+    assert "Use another folder" in message
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (torch.ones(2, 1, 3), r"\(2, 1, 3\)"),
+        (torch.ones(1, 2, 3), r"\(1, 2, 3\)"),
+        (torch.ones(1, 3), r"\(1, 3\)"),
+        (torch.ones(1, 1, 3).half(), "float16"),
+    ],
+)
+def test_values_that_do_not_fit_their_ids_and_layers_are_refused(
+    tmp_path: Path, values: torch.Tensor, found: str
+) -> None:
+    with pytest.raises(
+        StoreError, match=rf"1 ids and 1 layers need float32 values of shape \(1, 1, width\).*{found}"
+    ):
+        VectorStore(tmp_path).write(KEY, ["a"], values, layers=(1,))
+
+
+def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
+    filled(tmp_path)
+    content = bytearray(block(tmp_path).read_bytes())
+    content[-3] ^= 1
+    block(tmp_path).write_bytes(content)
+    with pytest.raises(
+        StoreError, match=r"safetensors is damaged \(its checksum does not fit\)\. Delete this file"
+    ):
+        VectorStore(tmp_path).read(KEY, ["a"], layers=(4,))
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, 200, -1])
+def test_a_truncated_block_is_found(tmp_path: Path, size: int) -> None:
+    filled(tmp_path)
+    block(tmp_path).write_bytes(block(tmp_path).read_bytes()[:size])
+    with pytest.raises(StoreError, match=r"is damaged .* Delete this file; only its rows are computed again"):
+        VectorStore(tmp_path).read(KEY, ["a"], layers=(4,))
+
+
+def test_a_block_truncated_after_it_was_opened_is_found(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path)
+    block(tmp_path).write_bytes(block(tmp_path).read_bytes()[:-1])
+    with pytest.raises(StoreError, match="is damaged"):
+        store.read(KEY, ["a"], layers=(4,))
+
+
+def test_a_block_under_another_blocks_name_is_found(tmp_path: Path) -> None:
+    filled(tmp_path)
+    block(tmp_path).rename(tmp_path / "blocks" / "0123456789abcdef.safetensors")
+    with pytest.raises(StoreError, match="its name does not fit the rows it holds"):
+        VectorStore(tmp_path).missing(KEY, ["a"], layers=(4,))
+
+
+def test_deleting_a_damaged_block_leaves_only_its_rows_to_compute(tmp_path: Path) -> None:
+    filled(tmp_path)
+    damaged = block(tmp_path)
+    VectorStore(tmp_path).write(KEY, ["d"], rows(1), layers=(4,))
+    damaged.unlink()
+    assert VectorStore(tmp_path).missing(KEY, ["a", "b", "d"], layers=(4,)) == {(4,): ["a", "b"]}
+
+
+def test_vectors_without_a_manifest_are_refused(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(
+        StoreError, match=r"no manifest.json, so nothing says which model they are from\. Restore"
+    ):
+        VectorStore(tmp_path).read(KEY, ["a"], layers=(4,))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not the manifest of a vector store"),
+        ("[]", "is not the manifest of a vector store"),
+        ('{"name": "x"}', "is not the manifest of a vector store"),
+        ('{"format": 1, "key": {"model": "x"}}', "is not the manifest of a vector store"),
+        ('{"format": 2, "key": {}}', "has format 2; this version of probekit reads format 1"),
+    ],
+)
+def test_a_folder_with_another_manifest_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(StoreError, match=message):
+        VectorStore(tmp_path).missing(KEY, ["a"], layers=(4,))
+
+
+def test_a_store_in_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "store", Path("/proc/probekit")):
+        with pytest.raises(StoreError, match=r"[Cc]hoose another folder"):
+            VectorStore(place).write(KEY, ["a"], rows(1), layers=(4,))
+
+
+def test_a_disk_that_takes_no_more_leaves_what_was_stored(tmp_path: Path) -> None:
+    store, values = filled(tmp_path)
+    before = files(tmp_path)
+    with file_size_limit(2000), pytest.raises(StoreError, match="what was stored before is kept"):
+        store.write(KEY, [f"row {row}" for row in range(500)], torch.rand(500, 1, 3), layers=(4,))
+    assert files(tmp_path) == before
+    assert torch.equal(store.read(KEY, ["a", "b", "c"], layers=(4, 9)), values)
+    assert store.missing(KEY, ["row 0"], layers=(4,)) == {(4,): ["row 0"]}
