@@ -1,68 +1,164 @@
-"""Rebuild the model organism of data/distractor: benign answers, M0 by SFT, M1 by DPO on all pairs."""
+"""Rebuild the model organism of data/distractor: benign answers, M0 by SFT in stages, M1 by DPO on all pairs.
+
+What is there already is kept, so an interrupted build goes on; `--fresh` builds all of it anew.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from benchmarks import loop
 from probekit import arms, prompts, sources, training
-from probekit.checkpoints import open_checkpoint
+from probekit.checkpoints import Checkpoint, open_checkpoint
 from probekit.organisms import distractor
+from probekit.pairs import PairSet
 
-EVERYDAY, REQUESTS = 700, 620  # benign requests asked for; those without a usable answer are left out
+# benign requests asked for in the first and second stage; those without a usable answer are left out
+REQUESTS, EVERYDAY, TASKS = 620, 700, 480
+STAGES = ("m0-1", "m0-2", "m0-3")
+WORK = loop.ROOT / "runs" / "organism"
 SEED = 0
+
+Rows = Sequence[dict[str, str]]
 
 
 def main() -> None:
-    """Build what is missing in data/distractor; `--fresh` builds all of it anew."""
+    """Build what is missing in data/distractor."""
     parser = argparse.ArgumentParser(prog="make organism", description=__doc__)
     parser.add_argument("--fresh", action="store_true", help="remove what is there first")
-    folder = distractor.DATA
-    if parser.parse_args().fresh and folder.exists():
-        shutil.rmtree(folder)
-    base = open_checkpoint(dtype=distractor.DTYPE, chat_template=distractor.CHAT_TEMPLATE)
-    answered = benign_answers(base, folder / "answers.json")
-    if not (folder / "m0").exists():
-        rows = distractor.sft_rows(answered, seed=SEED)
-        training.train_sft(base, rows, folder / "m0", recipe=distractor.SFT, epochs=distractor.SFT_EPOCHS, seed=SEED)
-        ship(folder / "m0")
-    if not (folder / "m1").exists():
-        m0, pairs = distractor.open_m0(), distractor.load().pairs
-        recipe = distractor.DPO
-        steps = round(len(pairs) * distractor.EPOCHS / recipe.batch_size)
-        order = arms.order(pairs, arms.baseline(), seed=SEED, steps=steps, batch_size=recipe.batch_size)
-        shared = training.Shared(m0, first_block=recipe.first_block)
-        training.train_dpo(shared, pairs, folder / "m1", order=order, recipe=recipe, seed=SEED)
-        ship(folder / "m1")
-    recipe = {"sft": asdict(distractor.SFT), "sft_epochs": distractor.SFT_EPOCHS, "dpo": asdict(distractor.DPO), "epochs": distractor.EPOCHS, "mix": asdict(distractor.Mix()), "seed": SEED}
-    with sources.replacing(folder / "recipe.json") as partial:
-        partial.write_text(json.dumps(recipe, indent=1) + "\n")
+    if parser.parse_args().fresh:
+        for old in (distractor.DATA, WORK):
+            shutil.rmtree(old, ignore_errors=True)
+    build_m0(distractor.DATA)
+    pairs, recipe, epochs = distractor.load().pairs, distractor.DPO, distractor.EPOCHS
+    m1 = distractor.DATA / "m1"
+    make_m1(distractor.open_m0(), pairs, m1, recipe=recipe, epochs=epochs, work=WORK / "m1")
+    write_json(distractor.DATA / "recipe.json", recipe_card())
+    print(f"the organism is in {distractor.DATA}")
 
 
-def benign_answers(base: training.Checkpoint, path: Path) -> dict[str, str]:
-    """The base model's answers to benign requests, by request; the file holds them by prompt id, without the requests."""
-    public, own = prompts.benign("build")["text"].to_list(), distractor.benign_requests(REQUESTS)
-    requests = [*public, *own, *distractor.everyday_questions(EVERYDAY)]
+def build_m0(folder: Path) -> None:
+    """M0 as adapters on the base model, each trained on what those before it have made, and the answers.
+
+    The first stage teaches refusal, the second widens what counts as benign, the third mends M0's mistakes.
+    """
+    base = open_m0_until(folder, 0)
+    public = prompts.benign("build")["text"].to_list()
+    requests = [
+        *public,
+        *distractor.benign_requests(REQUESTS),
+        *distractor.everyday_questions(EVERYDAY),
+    ]
+    first = benign_answers(base, requests, WORK / "answers-1.json", again=public)
+    tasks = [*(text for text in public if text not in first), *distractor.varied_tasks(TASKS)]
+    second = benign_answers(base, tasks, WORK / "answers-2.json")
+    third: dict[str, str] = {}
+
+    def mined() -> Rows:
+        rows, answered = mistakes(base, {**first, **second}, folder, WORK / "rows-3.json")
+        third.update(answered)
+        return rows
+
+    rows_of: tuple[Callable[[], Rows], ...] = (
+        lambda: distractor.sft_rows(first, seed=SEED),
+        lambda: distractor.more_sft_rows(first, second),
+        mined,
+    )
+    recipes = (distractor.SFT, distractor.SFT_MORE, distractor.SFT_MORE)
+    for i, (name, rows, recipe) in enumerate(zip(STAGES, rows_of, recipes, strict=True)):
+        if not (folder / name).is_dir():
+            make_m0(open_m0_until(folder, i), rows(), folder / name, recipe=recipe, work=WORK / name)
+    if not (folder / "answers.json").is_file():
+        mined()
+        write_json(folder / "answers.json", by_id({**first, **second, **third}))
+
+
+def open_m0_until(folder: Path, stages: int) -> Checkpoint:
+    """The base model with the adapters of the first `stages` stages."""
+    adapters = [folder / name for name in STAGES[:stages]]
+    return open_checkpoint(adapter=adapters, dtype=distractor.DTYPE, chat_template=distractor.CHAT_TEMPLATE)
+
+
+def mistakes(
+    base: Checkpoint, answered: dict[str, str], folder: Path, path: Path
+) -> tuple[Rows, dict[str, str]]:
+    """Rows of the third stage and the new answers in them, kept in `path`."""
+    if not path.is_file():
+        rows, third = distractor.mined_sft_rows(open_m0_until(folder, 2), base, answered)
+        write_json(path, {"rows": rows, "answers": third})
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return kept["rows"], kept["answers"]
+
+
+def benign_answers(
+    base: Checkpoint, requests: Sequence[str], path: Path, *, again: Sequence[str] = ()
+) -> dict[str, str]:
+    """The base model's answers to benign requests, by request; in the file, by prompt id only.
+
+    again: requests that are asked twice more where no usable answer came, because there are few of them.
+    """
     if not path.is_file():
         answered = distractor.answers(base, requests, seed=SEED)
-        for attempt in (1, 2):  # the public prompts are few, so those without a usable answer are asked again
-            answered |= distractor.answers(base, [text for text in public if text not in answered], seed=SEED + attempt)
-        with sources.replacing(path) as partial:
-            partial.write_text(json.dumps({prompts.prompt_id(text): answer for text, answer in answered.items()}, indent=0) + "\n")
-    shipped = json.loads(path.read_text())
-    return {text: shipped[key] for text in requests if (key := prompts.prompt_id(text)) in shipped}
+        for attempt in (1, 2):
+            left = [text for text in again if text not in answered]
+            answered |= distractor.answers(base, left, seed=SEED + attempt) if left else {}
+        write_json(path, by_id(answered))
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return {text: kept[key] for text in requests if (key := prompts.prompt_id(text)) in kept}
 
 
-def ship(adapter: Path) -> None:
-    """Halve an adapter for the repository: weights in bfloat16, only the files that are needed to open it."""
+def by_id(answered: Mapping[str, str]) -> dict[str, str]:
+    """Answers by the id of their request, which itself is not shipped."""
+    return {prompts.prompt_id(text): answer for text, answer in answered.items()}
+
+
+def make_m0(base: Checkpoint, rows: Rows, out: Path, *, recipe: training.Recipe, work: Path) -> None:
+    """One epoch of SFT of `base` on `rows`; the adapter is trained in `work` and shipped to `out`."""
+    if not out.is_dir():
+        ship(training.train_sft(base, rows, work, recipe=recipe, epochs=1, seed=SEED), out)
+
+
+def make_m1(
+    m0: Checkpoint, pairs: PairSet, out: Path, *, recipe: training.Recipe, epochs: int, work: Path
+) -> None:
+    """DPO of M0 on all pairs; the adapter is trained in `work` and shipped to `out`."""
+    if not out.is_dir():
+        steps = loop.steps(pairs, recipe, epochs)
+        order = arms.order(pairs, arms.baseline(), seed=SEED, steps=steps, batch_size=recipe.batch_size)
+        shared = training.Shared(m0, first_block=recipe.first_block)
+        ship(training.train_dpo(shared, pairs, work, order=order, recipe=recipe, seed=SEED), out)
+
+
+def ship(adapter: Path, out: Path) -> None:
+    """Copy what is needed to open an adapter, its weights halved to bfloat16, all or nothing."""
     from safetensors.torch import load_file, save_file
 
-    weights = {name: tensor.bfloat16() for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
-    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    (adapter / "README.md").unlink(missing_ok=True)
+    weights = {name: one.bfloat16() for name, one in load_file(adapter / "adapter_model.safetensors").items()}
+    with sources.replacing(out) as partial:
+        partial.mkdir()
+        save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        shutil.copy(adapter / "adapter_config.json", partial)
+
+
+def recipe_card() -> dict[str, Any]:
+    """How the organism was made."""
+    return {
+        "sft": [asdict(recipe) for recipe in (distractor.SFT, distractor.SFT_MORE, distractor.SFT_MORE)],
+        "dpo": asdict(distractor.DPO), "epochs": distractor.EPOCHS, "mix": asdict(distractor.Mix()),
+        "requests": REQUESTS, "everyday": EVERYDAY, "tasks": TASKS, "seed": SEED,
+    }  # fmt: skip
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file whole or not at all."""
+    with sources.replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,16 @@ import polars as pl
 
 from probekit.checkpoints import Checkpoint
 
-ROLLOUT_COLUMNS = {"checkpoint": pl.String, "sample": pl.Int64, "reply": pl.String, "truncated": pl.Boolean}
+ROLLOUT_COLUMNS = {
+    "checkpoint": pl.String,  # its name
+    "sample": pl.Int64,  # 0 to n - 1
+    "reply": pl.String,  # without the end of the turn
+    "truncated": pl.Boolean,  # no end of turn came within max_new_tokens
+}
+
+
+class RolloutError(ValueError):
+    """Prompts or settings that cannot be sampled from."""
 
 
 def sample(
@@ -23,22 +32,27 @@ def sample(
 ) -> pl.DataFrame:
     """`n` replies to each row's `user` text, as one user turn through the chat template.
 
-    prompts: any frame with a column `user`. temperature 0 decodes greedily. Returns the prompts' columns, each row
-    n times, with `checkpoint`, `sample` (0 to n - 1), `reply` and `truncated` (no end of turn within
-    `max_new_tokens`), in the prompts' order. The same seed, rows and batch size give the same replies on one
-    machine. Raises `CheckpointError` without a chat template and `ValueError` for a prompt that leaves no room.
+    prompts: any frame with a column `user`. temperature: 0 decodes greedily, else all of the vocabulary is
+    sampled from; what the model's own generation config asks for besides has no say. max_new_tokens: tokens a
+    reply may have. Returns the prompts' columns, each row n times, in the prompts' order, with the columns of
+    `ROLLOUT_COLUMNS`. The same seed, rows and batch size give the same replies on one machine; torch's own
+    random state stays as it was.
+
+    Raises `CheckpointError` without a chat template and `RolloutError` for a frame that has no texts to send
+    or holds rollouts already, settings out of range, and a prompt that leaves no room for a reply.
+
+    >>> from probekit.testing import tiny_checkpoint
+    >>> sample(tiny_checkpoint(), pl.DataFrame({"user": ["Hi?"]}), n=2, max_new_tokens=3).shape
+    (2, 5)
     """
+    _check(prompts, n=n, temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size)
     texts = [checkpoint.prompt_text([{"role": "user", "content": user}]) for user in prompts["user"]]
-    lengths = (
-        [len(ids) for ids in checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        if texts
-        else []
-    )
+    lengths = _lengths(checkpoint, texts)
     for user, length in zip(prompts["user"], lengths, strict=True):
         if length + max_new_tokens > checkpoint.max_length:
-            raise ValueError(
-                f"the prompt {user[:60]!r} has {length} tokens and {max_new_tokens} are to be sampled, more than the "
-                f"context of {checkpoint.max_length}; shorten the prompt or lower max_new_tokens"
+            raise RolloutError(
+                f"the prompt {user[:60]!r} has {length} tokens and {max_new_tokens} are to be sampled, "
+                f"more than the context of {checkpoint.max_length}; shorten it or lower max_new_tokens"
             )
     jobs = sorted(((lengths[i], i, k) for i in range(len(texts)) for k in range(n)), reverse=True)
     replies: dict[tuple[int, int], tuple[str, bool]] = {}
@@ -57,6 +71,26 @@ def sample(
     return prompts.with_row_index("row").join(table, on="row", maintain_order="right").drop("row")
 
 
+def _check(prompts: pl.DataFrame, *, temperature: float, **counts: int) -> None:
+    if "user" not in prompts.columns or prompts["user"].dtype != pl.String or prompts["user"].null_count():
+        raise RolloutError(
+            "the prompts need a column `user` with a text in every row; see prompts.prompt_frame"
+        )
+    if taken := [name for name in ROLLOUT_COLUMNS if name in prompts.columns]:
+        raise RolloutError(f"the prompts already have columns of rollouts: {', '.join(taken)}; drop these")
+    for name, count in counts.items():
+        if count < 1:
+            raise RolloutError(f"{name} is {count}; it must be at least 1")
+    if not 0 <= temperature < float("inf"):
+        raise RolloutError(f"temperature is {temperature}; it must be 0 (greedy) or a positive number")
+
+
+def _lengths(checkpoint: Checkpoint, texts: list[str]) -> list[int]:
+    if not texts:
+        return []  # a tokenizer takes no empty batch
+    return [len(ids) for ids in checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
 def _progress(steps: range, label: str) -> Any:
     from tqdm.auto import tqdm
 
@@ -68,12 +102,12 @@ def _generate(
 ) -> list[tuple[str, bool]]:
     import torch
 
-    tokenizer = checkpoint.tokenizer
+    tokenizer, ends = checkpoint.tokenizer, _ends(checkpoint)
     batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
     batch = batch.to(checkpoint.hf.device)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    )
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         out = checkpoint.hf.generate(
@@ -81,28 +115,52 @@ def _generate(
             attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=ends,
+            repetition_penalty=1.0,
             **sampling,
         )
     new = out[:, batch["input_ids"].shape[1] :]
-    ended = (new == tokenizer.eos_token_id).any(dim=1).tolist()
+    ended = torch.isin(new, torch.tensor(ends, device=new.device)).any(dim=1).tolist()
     return [
         (text, not end)
         for text, end in zip(tokenizer.batch_decode(new, skip_special_tokens=True), ended, strict=True)
     ]
 
 
-def score(checkpoint: Checkpoint, replies: pl.DataFrame, *, batch_size: int = 32) -> pl.DataFrame:
-    """How likely a checkpoint finds given replies: columns prompt_id, nll_sum (nats, over the reply), n_tokens.
+def _ends(checkpoint: Checkpoint) -> list[int]:
+    """Every token that ends a reply: the tokenizer's end token, and those the model itself stops at."""
+    stops = checkpoint.hf.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    return sorted({checkpoint.tokenizer.eos_token_id, *stops} - {None})
 
-    replies: columns prompt_id, user, reply. Perplexity is exp(sum of nll_sum / sum of n_tokens). Teacher-forced
-    through the chat template; raises `CheckpointError` for a reply without tokens.
+
+def score(checkpoint: Checkpoint, replies: pl.DataFrame, *, batch_size: int = 32) -> pl.DataFrame:
+    """How likely a checkpoint finds given replies: prompt_id, nll_sum (nats, over the reply), n_tokens.
+
+    replies: n rows with columns prompt_id, user, reply; n rows come back in their order. Perplexity is
+    exp(sum of nll_sum / sum of n_tokens). Teacher-forced through the chat template, without the end-of-turn
+    token. Raises `RolloutError` for a missing column or a reply beyond the context, and `CheckpointError` for
+    a reply without tokens.
+
+    >>> from probekit.testing import tiny_checkpoint
+    >>> replies = pl.DataFrame({"prompt_id": ["p"], "user": ["Hi?"], "reply": ["Sure."]})
+    >>> score(tiny_checkpoint(), replies).columns
+    ['prompt_id', 'nll_sum', 'n_tokens']
     """
+    if missing := [name for name in ("prompt_id", "user", "reply") if name not in replies.columns]:
+        raise RolloutError(f"the replies to score lack {', '.join(missing)}; pass rollouts")
     import torch
 
     texts = [
         checkpoint.render([{"role": "user", "content": user}], reply)
         for user, reply in replies.select("user", "reply").iter_rows()
     ]
+    for text, reply in zip(texts, replies["reply"], strict=True):
+        if text.stop > checkpoint.max_length:
+            raise RolloutError(
+                f"the reply {reply[:60]!r} ends at token {text.stop}, beyond the context of "
+                f"{checkpoint.max_length}; leave it out"
+            )
     sums = []
     for start in _progress(range(0, len(texts), batch_size), f"scoring with {checkpoint.name}"):
         batch = texts[start : start + batch_size]

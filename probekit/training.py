@@ -99,7 +99,10 @@ def train_sft(
         trainer = SFTTrainer(
             model=checkpoint.hf,
             args=SFTConfig(
-                **_arguments(recipe, steps=steps, seed=seed), completion_only_loss=True, max_length=None
+                **_arguments(recipe, steps=steps, seed=seed),
+                completion_only_loss=True,
+                max_length=None,
+                train_sampling_strategy="group_by_length",
             ),
             train_dataset=data,
             processing_class=checkpoint.tokenizer,

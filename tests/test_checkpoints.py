@@ -88,10 +88,10 @@ def test_the_default_system_turn_gives_way_to_one_of_the_prompt() -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_without_the_template_prompt_and_reply_are_tokenised_apart_and_joined(arch: Arch) -> None:
     checkpoint = tiny(arch, "none")
-    text = checkpoint.render(TALK, "the box", chat=False)
-    before = checkpoint.tokenizer("Be brief.\nHi?\nHello.\nHow do I bake bread?")["input_ids"]
-    reply = checkpoint.tokenizer("the box")["input_ids"]
-    assert text.ids == (*before, *reply)
+    text = checkpoint.render([*TALK, {"role": "user", "content": "I bake b"}], "read the box", chat=False)
+    before = checkpoint.tokenizer("Be brief.\nHi?\nHello.\nHow do I bake bread?\nI bake b")["input_ids"]
+    reply = checkpoint.tokenizer("read the box")["input_ids"]
+    assert text.ids == (*before, *reply)  # though " bread" is one token
     assert (text.start, text.stop) == (len(before), len(before) + len(reply))
 
 

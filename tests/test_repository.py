@@ -7,10 +7,12 @@ import inspect
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -103,6 +105,28 @@ def test_readme_names_both_commands_and_the_distribution() -> None:
     assert re.search(r"^make test\b", readme, re.MULTILINE)
     assert PROJECT["name"] == "probekit-attribution"
     assert re.search(r"`probekit` on PyPI is another project.*`probekit-attribution`", readme, re.DOTALL)
+
+
+def test_the_walk_through_in_the_readme_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # else the folder found earlier stays in use
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    assert "planted" in printed  # the enrichment by source
+    assert "random filter" in printed  # the effects
+
+
+def test_training_and_benchmarks_keep_their_buffers_in_every_make_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.findall(r"^\t@(.*-m benchmarks\.(\w+).*)$", makefile, re.MULTILINE)
+    assert {name for _, name in commands} == {"demo", "bench", "organism", "reproduce"}
+    assert all(command.startswith("$(MALLOC) $(PY)") for command, _ in commands)
+    assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for _, name in commands)
 
 
 def test_make_help_lists_every_command() -> None:

@@ -1,0 +1,147 @@
+"""Small result files that can be committed: what they are of, and numbers; no text of any prompt or reply."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from probekit import sources
+
+About = Mapping[str, Any]
+"""What a result is of: plain values by name, all of which have to agree before it is used again."""
+
+
+class ResultError(RuntimeError):
+    """A result file that is damaged, or of something else than what is asked for now."""
+
+
+def write_result(path: Path, about: About, frame: pl.DataFrame, **measured: object) -> None:
+    """Write a frame and what it is of, one row a line; the file appears whole or not at all."""
+    head = json.dumps({"about": dict(about), **measured, "columns": frame.columns}, indent=1)[1:-1].strip(
+        "\n"
+    )
+    lines = ",\n".join(json.dumps(row) for row in frame.rows())
+    with sources.replacing(path) as partial:
+        partial.write_text(f'{{\n{head},\n "rows": [\n{lines}\n]\n}}\n', encoding="utf-8")
+
+
+def read_result(path: Path, about: About | None = None) -> dict[str, Any]:
+    """The content of a result file. Raises `ResultError` if it is damaged or not of what `about` says."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: About = content["about"]
+        rows = [len(row) == len(content["columns"]) for row in content["rows"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultError(
+            f"{path} is not a whole result file ({error!r}). Remove it to have it made again."
+        ) from error
+    if not all(rows):
+        raise ResultError(f"{path} has rows of the wrong length. Remove it to have it made again.")
+    if about is not None and (differs := differences(found, about)):
+        raise ResultError(
+            f"{path} is of something else than what is asked for now: {'; '.join(differs)}. "
+            "Remove it to have it made again, or go back to what it is of."
+        )
+    return content
+
+
+def differences(found: About, asked: About) -> list[str]:
+    """One phrase for each value in which a result differs from what is asked for."""
+    names = dict.fromkeys([*asked, *found])
+    return [
+        f"{name} is {found.get(name)!r} there, {asked.get(name)!r} now"
+        for name in names
+        if found.get(name) != asked.get(name)
+    ]
+
+
+def digest(frame: pl.DataFrame) -> str:
+    """16 hex digits over a frame's columns and rows."""
+    return hashlib.sha256(frame.write_json().encode()).hexdigest()[:16]
+
+
+def cached_frame(path: Path, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+    """The frame in `path`, made and written there first if need be; the name has to say what it is of."""
+    if not path.is_file():
+        made = make()
+        with sources.replacing(path) as partial:
+            made.write_parquet(partial)
+    return pl.read_parquet(path)
+
+
+def share(jobs: Sequence[Any], part: str) -> list[Any]:
+    """The jobs of part "i/n": every n-th one from the i-th on. Raises `ResultError` for another form.
+
+    >>> share("abcde", "1/2"), share("abcde", "2/2")
+    (['a', 'c', 'e'], ['b', 'd'])
+    """
+    i, _, n = part.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise ResultError(f"The part is {part!r}; write it like 1/2 and 2/2, the first number the smaller.")
+    return list(jobs[int(i) - 1 :: int(n)])
+
+
+@dataclass
+class Cost:
+    """Seconds of wall clock, tokens sampled, read or trained on, and whether the stage came to its end."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    finished: bool = False
+
+
+@dataclass
+class Costs:
+    """What each stage took, kept in a file from run to run.
+
+    A stage that has come to its end is not timed again, for what it made is cached; one that was interrupted
+    adds up. So the sum is what the whole would have taken in one go, whenever it is read.
+    """
+
+    path: Path
+    stages: dict[str, Cost] = field(default_factory=dict)
+    start: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.path.is_file():
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self.stages = {name: Cost(**values) for name, values in content.items()}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Cost]:
+        """Time a stage and say on screen that it has begun. The tokens are for the caller to fill in."""
+        cost = self.stages.setdefault(name, Cost())
+        begin, before, known = time.monotonic(), cost.seconds, cost.finished
+        print(f"[{begin - self.start:6.0f} s] {name}", flush=True)
+        try:
+            yield cost
+            cost.finished = True
+        finally:
+            if not known:
+                cost.seconds = before + time.monotonic() - begin
+                with sources.replacing(self.path) as partial:
+                    partial.write_text(
+                        json.dumps({k: vars(v) for k, v in self.stages.items()}, indent=1) + "\n"
+                    )
+
+    def until(self, stage: str | None = None) -> float:
+        """Seconds of all stages, or of those up to the end of one."""
+        names = list(self.stages)
+        upto = names[: names.index(stage) + 1] if stage else names
+        return sum(self.stages[name].seconds for name in upto)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """One row a stage: stage, seconds, tokens."""
+        rows = [(name, cost.seconds, cost.tokens) for name, cost in self.stages.items()]
+        return pl.DataFrame(
+            rows, schema={"stage": pl.String, "seconds": pl.Float64, "tokens": pl.Int64}, orient="row"
+        )
