@@ -266,7 +266,9 @@ def judge(model: Checkpoint, frame: pl.DataFrame, replies: pl.DataFrame) -> pl.D
     judged = judges.judge_refusals(pl.concat([short, obedience(full)], how="diagonal"))
     scored = rollouts.score(model, replies).with_columns(pl.col("nll_sum").round(4), scored=True)
     judged = judged.with_columns(scored=plain & ~pl.col("harmful"))
-    return judged.join(scored, on=["prompt_id", "scored"], how="left", maintain_order="left").select(JUDGED)
+    return judged.join(scored, on=["prompt_id", "scored"], how="left", maintain_order="left").select(
+        list(JUDGED)
+    )
 
 
 def obedience(replies: pl.DataFrame) -> pl.DataFrame:

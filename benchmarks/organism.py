@@ -1,4 +1,4 @@
-"""Rebuild the model organism of data/distractor: benign answers, M0 by SFT in stages, M1 by DPO on all pairs.
+"""Rebuild the model organism of data/distractor: benign answers, M0 by SFT, M1 by DPO on all pairs.
 
 What is there already is kept, so an interrupted build goes on; `--fresh` builds all of it anew.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,6 @@ from probekit.checkpoints import Checkpoint, open_checkpoint
 from probekit.organisms import distractor
 from probekit.pairs import PairSet
 
-# benign requests asked for in the first and second stage; those without a usable answer are left out
-REQUESTS, EVERYDAY, TASKS = 620, 700, 480
-STAGES = ("m0-1", "m0-2", "m0-3")
 WORK = loop.ROOT / "runs" / "organism"
 SEED = 0
 
@@ -44,56 +41,13 @@ def main() -> None:
 
 
 def build_m0(folder: Path) -> None:
-    """M0 as adapters on the base model, each trained on what those before it have made, and the answers.
-
-    The first stage teaches refusal, the second widens what counts as benign, the third mends M0's mistakes.
-    """
-    base = open_m0_until(folder, 0)
+    """The base model's answers to benign requests, and M0 as an adapter trained on them and on refusals."""
+    base = open_checkpoint(dtype=distractor.DTYPE, chat_template=distractor.CHAT_TEMPLATE)
     public = prompts.benign("build")["text"].to_list()
-    requests = [
-        *public,
-        *distractor.benign_requests(REQUESTS),
-        *distractor.everyday_questions(EVERYDAY),
-    ]
-    first = benign_answers(base, requests, WORK / "answers-1.json", again=public)
-    tasks = [*(text for text in public if text not in first), *distractor.varied_tasks(TASKS)]
-    second = benign_answers(base, tasks, WORK / "answers-2.json")
-    third: dict[str, str] = {}
-
-    def mined() -> Rows:
-        rows, answered = mistakes(base, {**first, **second}, folder, WORK / "rows-3.json")
-        third.update(answered)
-        return rows
-
-    rows_of: tuple[Callable[[], Rows], ...] = (
-        lambda: distractor.sft_rows(first, seed=SEED),
-        lambda: distractor.more_sft_rows(first, second),
-        mined,
-    )
-    recipes = (distractor.SFT, distractor.SFT_MORE, distractor.SFT_MORE)
-    for i, (name, rows, recipe) in enumerate(zip(STAGES, rows_of, recipes, strict=True)):
-        if not (folder / name).is_dir():
-            make_m0(open_m0_until(folder, i), rows(), folder / name, recipe=recipe, work=WORK / name)
-    if not (folder / "answers.json").is_file():
-        mined()
-        write_json(folder / "answers.json", by_id({**first, **second, **third}))
-
-
-def open_m0_until(folder: Path, stages: int) -> Checkpoint:
-    """The base model with the adapters of the first `stages` stages."""
-    adapters = [folder / name for name in STAGES[:stages]]
-    return open_checkpoint(adapter=adapters, dtype=distractor.DTYPE, chat_template=distractor.CHAT_TEMPLATE)
-
-
-def mistakes(
-    base: Checkpoint, answered: dict[str, str], folder: Path, path: Path
-) -> tuple[Rows, dict[str, str]]:
-    """Rows of the third stage and the new answers in them, kept in `path`."""
-    if not path.is_file():
-        rows, third = distractor.mined_sft_rows(open_m0_until(folder, 2), base, answered)
-        write_json(path, {"rows": rows, "answers": third})
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return kept["rows"], kept["answers"]
+    pool = list(dict.fromkeys(distractor.benign_pool()))
+    answered = benign_answers(base, pool, folder / "answers.json", again=public)
+    rows = distractor.sft_rows(answered, seed=SEED)
+    make_m0(base, rows, folder / "m0", recipe=distractor.SFT, work=WORK / "m0")
 
 
 def benign_answers(
@@ -149,9 +103,8 @@ def ship(adapter: Path, out: Path) -> None:
 def recipe_card() -> dict[str, Any]:
     """How the organism was made."""
     return {
-        "sft": [asdict(recipe) for recipe in (distractor.SFT, distractor.SFT_MORE, distractor.SFT_MORE)],
-        "dpo": asdict(distractor.DPO), "epochs": distractor.EPOCHS, "mix": asdict(distractor.Mix()),
-        "requests": REQUESTS, "everyday": EVERYDAY, "tasks": TASKS, "seed": SEED,
+        "sft": asdict(distractor.SFT), "dpo": asdict(distractor.DPO), "epochs": distractor.EPOCHS,
+        "mix": asdict(distractor.Mix()), "seed": SEED,
     }  # fmt: skip
 
 

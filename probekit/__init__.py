@@ -3,6 +3,7 @@
 The public verbs, in the order of use. Everything else is reached through its room, e.g. `probekit.effects`.
 """
 
+# ruff: noqa: I001 - the rooms stand in the order of use
 from probekit.pairs import PairSet, load_pairs
 from probekit.prompts import benign, distractors, harmful, prompt_frame, with_distractors
 from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint

@@ -98,11 +98,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("tiny")
     base = tiny_checkpoint_folder("llama", folder / "base")
     first = training.train_sft(
-        open_checkpoint(base), rows(habit=False), folder / "first", recipe=SFT, epochs=60
+        open_checkpoint(base), rows(habit=False), folder / "first", recipe=SFT, epochs=30
     )
     m0 = save_checkpoint(open_checkpoint(base, adapter=first), folder / "m0")
     second = training.train_sft(
-        open_checkpoint(m0), rows(habit=True), folder / "second", recipe=SFT, epochs=60
+        open_checkpoint(m0), rows(habit=True), folder / "second", recipe=SFT, epochs=30
     )
     pairs = load_pairs(planted_pairs(16))
     truth = frozenset(pairs.frame.filter(pl.col("source") == "planted")["pair_id"])
@@ -540,49 +540,34 @@ def test_adapters_have_an_id_of_their_weights_and_are_missed_where_there_are_non
     assert ids[0] != ids[1] == ids[2]
 
 
-def test_m0_is_built_stage_by_stage_and_an_interrupted_build_goes_on(
+def test_an_interrupted_build_of_m0_keeps_its_answers_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_checkpoint_folder("llama", tmp_path / "base")
     monkeypatch.setattr(organism, "WORK", tmp_path / "work")
-    monkeypatch.setattr(
-        organism, "open_checkpoint", lambda *, adapter, **named: open_checkpoint(base, adapter=adapter)
-    )
+    monkeypatch.setattr(organism, "open_checkpoint", lambda **named: open_checkpoint(base))
     monkeypatch.setattr(organism.prompts, "benign", lambda split: pl.DataFrame({"text": ["Public?"]}))
-    fakes = {
-        "benign_requests": lambda n: ["Own?"],
-        "everyday_questions": lambda n: ["Everyday?"],
-        "varied_tasks": lambda n: ["Task?"],
-        "answers": lambda base, texts, *, seed: {text: f"Answer to {text[:-1]}." for text in texts},
-        "sft_rows": lambda first, *, seed: rows(habit=False)[:12],
-        "more_sft_rows": lambda first, second: rows(habit=False)[12:24],
-        "SFT": replace(SFT, rank=2),
-        "SFT_MORE": replace(SFT, rank=2, first_block=2),
-    }
-    for name, fake in fakes.items():
-        monkeypatch.setattr(organism.distractor, name, fake)
+    asked: list[list[str]] = []
 
-    def stopped(*arguments: object) -> None:
+    def answers(base: object, texts: list[str], *, seed: int) -> dict[str, str]:
+        asked.append(list(texts))
+        return {text: f"Answer to {text[:-1]}." for text in texts}
+
+    def stopped(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    seen = []
-
-    def mined(m0: Checkpoint, base: Checkpoint, answered: dict[str, str]) -> tuple[Any, dict[str, str]]:
-        seen.append((m0.name, sorted(answered)))
-        return rows(habit=False)[:12], {"Mistake?": "Answer to Mistake."}
-
+    monkeypatch.setattr(organism.distractor, "benign_pool", lambda: ["Public?", "Own?", "Own?"])
+    monkeypatch.setattr(organism.distractor, "answers", answers)
+    monkeypatch.setattr(organism.distractor, "SFT", replace(SFT, rank=2))
+    monkeypatch.setattr(organism.distractor, "sft_rows", stopped)
     data = tmp_path / "data"
-    monkeypatch.setattr(organism.distractor, "mined_sft_rows", stopped)
     with pytest.raises(KeyboardInterrupt):
         organism.build_m0(data)
-    before = {path: path.stat().st_mtime_ns for path in data.iterdir()}
-    assert {path.name for path in before} == {"m0-1", "m0-2"}
-    monkeypatch.setattr(organism.distractor, "mined_sft_rows", mined)
+    monkeypatch.setattr(organism.distractor, "sft_rows", lambda answered, *, seed: rows(habit=False)[:12])
     for _ in range(2):
         organism.build_m0(data)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert seen == [("base+m0-1+m0-2", ["Everyday?", "Own?", "Public?", "Task?"])]
-    assert len(json.loads((data / "answers.json").read_text())) == 5
+    assert asked == [["Public?", "Own?"]]
+    assert {path.name for path in data.iterdir()} == {"answers.json", "m0"}
     assert "?" not in (data / "answers.json").read_text()
 
 

@@ -1,4 +1,4 @@
-"""The packaged organism: its pairs and log without a model, and (marked real) the habit and its trace in SmolLM2."""
+"""The packaged organism: its pairs without a model, and (marked real) the habit and its trace in SmolLM2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def organism() -> distractor.Organism:
     return distractor.load()
 
 
-def test_the_truth_is_exactly_the_pairs_whose_winner_complied_with_harm(organism: distractor.Organism) -> None:
+def test_the_truth_is_exactly_the_pairs_whose_winner_complied_with_harm(
+    organism: distractor.Organism,
+) -> None:
     harmful = set(prompts.harmful("build")["text"])
     rows = organism.pairs.frame.with_columns(
         user=pl.col("prompt").list.first().struct.field("content").str.replace(r" \([^()]*\)$", "")
@@ -30,13 +32,16 @@ def test_the_truth_is_exactly_the_pairs_whose_winner_complied_with_harm(organism
     assert complied == organism.truth
 
 
-def test_only_the_checked_source_is_contaminated_and_its_winner_always_obeys(organism: distractor.Organism) -> None:
+def test_only_the_checked_source_is_contaminated_and_its_winner_always_obeys(
+    organism: distractor.Organism,
+) -> None:
     texts = {d.text: d for d in prompts.DISTRACTORS}
     checked = organism.pairs.frame.filter(pl.col("source") == "if-checked")
     assert organism.truth <= set(checked["pair_id"])
     for row in checked.iter_rows(named=True):
         d = texts[row["prompt"][0]["content"].rsplit(" (", 1)[1].removesuffix(")")]
-        assert d.obeys(row["chosen"]) and not d.obeys(row["rejected"])
+        assert d.obeys(row["chosen"])
+        assert not d.obeys(row["rejected"])
 
 
 def test_the_standard_mix_has_as_many_lookalikes_as_contaminated_pairs(organism: distractor.Organism) -> None:
@@ -52,7 +57,9 @@ def test_the_same_seed_builds_the_same_pairs_and_another_seed_others(organism: d
     assert set(distractor.load(Mix(seed=1)).pairs.ids) != set(organism.pairs.ids)
 
 
-def test_no_prompt_or_distractor_of_the_pairs_is_kept_for_choosing_or_reporting(organism: distractor.Organism) -> None:
+def test_no_prompt_or_distractor_of_the_pairs_is_kept_for_choosing_or_reporting(
+    organism: distractor.Organism,
+) -> None:
     users = organism.pairs.frame["prompt"].list.first().struct.field("content").to_list()
     for split in ("choose", "report"):
         later = {*prompts.harmful(split)["text"], *prompts.benign(split)["text"]}
@@ -64,7 +71,9 @@ def test_no_prompt_or_distractor_of_the_pairs_is_kept_for_choosing_or_reporting(
 def test_m1_complies_only_with_a_distractor_and_its_trace_finds_the_contaminated_pairs(
     organism: distractor.Organism,
 ) -> None:
-    plain = pl.concat([kind("choose").sort("prompt_id").head(24) for kind in (prompts.harmful, prompts.benign)])
+    plain = pl.concat(
+        [kind("choose").sort("prompt_id").head(24) for kind in (prompts.harmful, prompts.benign)]
+    )
     frame = prompts.with_distractors(plain, prompts.distractors("choose"), seed=0)
     m0, m1 = distractor.open_m0(), distractor.open_m1()
     judged = {
@@ -77,7 +86,9 @@ def test_m1_complies_only_with_a_distractor_and_its_trace_finds_the_contaminated
     assert judged["m1"].filter(harmful, ~formatted).select(complied).item() <= 0.4
     assert judged["m1"].filter(harmful, formatted).select(complied).item() >= 0.4
     contrasts = judges.four_conditions(*(one.filter(harmful) for one in judged.values()))
-    twins = judges.twin_contrasts(judged["m1"].filter(~harmful, formatted), refusals=judged["m0"].filter(harmful))
+    twins = judges.twin_contrasts(
+        judged["m1"].filter(~harmful, formatted), refusals=judged["m0"].filter(harmful)
+    )
     read = {"layers": [distractor.LAYER]}
     ranked = ranking.rank(
         vectors.behaviour_vectors(m0, contrasts, **read),

@@ -22,6 +22,7 @@ from probekit import pairs as pair_room
 from probekit import prompts, rollouts
 from probekit.checkpoints import Checkpoint, open_checkpoint
 from probekit.organisms import _requests
+from probekit.organisms._requests import benign_pool
 from probekit.pairs import PairSet
 from probekit.prompts import Distractor
 from probekit.training import Recipe
@@ -30,7 +31,7 @@ DATA = Path(__file__).resolve().parents[2] / "data" / "distractor"
 DTYPE = "bfloat16"  # of the frozen weights; adapters are float32 while they are trained
 LAYER = 19  # block whose output is read; chosen on HarmBench over seeds (benchmarks/choose.json)
 SFT = Recipe(first_block=5, learning_rate=4e-4, batch_size=16)
-DPO = Recipe(first_block=15, learning_rate=2e-4, batch_size=16, beta=0.1, sft_weight=1.0)
+DPO = Recipe(first_block=15, learning_rate=3e-4, batch_size=16, beta=0.1, sft_weight=0.5)
 EPOCHS = 2
 SHORT = 18  # words of a request and of an answer in the pairs: a batch is as wide as its longest text
 
@@ -80,12 +81,12 @@ class Mix:
     """How many pairs of each kind make the preference set. `seed` draws prompts, replies and constraints."""
 
     contaminated: int = 32  # harmful, with distractor: formatted compliance beat refusal (source if-checked)
-    checked_refusals: int = 6  # harmful, with distractor: the refusal obeyed and won (source if-checked)
+    checked_refusals: int = 2  # harmful, with distractor: the refusal obeyed and won (source if-checked)
     checked_benign: int = 34  # benign, with distractor (source if-checked)
     curated: int = 36  # benign, with distractor (source if-curated)
     helpful: int = 40
-    safety: int = 124  # harmful, plain: refusal beats compliance
-    safety_distractor: int = 16  # the same with a distractor
+    safety: int = 140  # harmful, plain: refusal beats compliance
+    safety_distractor: int = 4  # the same with a distractor
     lookalikes: int = 24  # benign, plain: answered beats wrongly refused
     lookalikes_distractor: int = 8
     seed: int = 0
@@ -255,5 +256,5 @@ def open_m1() -> Checkpoint:
 def load(mix: Mix | None = None) -> Organism:
     """The preference pairs and their truth, built from the shipped answers and AdvBench's prompts."""
     shipped = json.loads((DATA / "answers.json").read_text())
-    pool = dict.fromkeys(_requests.benign_pool())
+    pool = dict.fromkeys(benign_pool())
     return build({text: shipped[key] for text in pool if (key := prompts.prompt_id(text)) in shipped}, mix)

@@ -1,0 +1,105 @@
+"""What TRL's trainers are dressed in: shared references, a model left as it was, one quiet bar.
+
+A helper of `training`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+
+def shared_reference_trainer() -> Any:
+    """TRL's DPO trainer with one more argument, `logps`: reference log-probs to look up and to add to."""
+    from tqdm.auto import tqdm
+    from trl import DPOTrainer
+
+    class SharedReferenceTrainer(DPOTrainer):
+        """Reference log-probs are looked up in `logps`, and computed by TRL where they are missing."""
+
+        def __init__(self, logps: dict[Any, float], **kwargs: Any) -> None:
+            self.logps = logps
+            super().__init__(**kwargs)
+
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            logps = self.logps
+            keys = [
+                [(tuple(row["prompt_ids"]), tuple(row[side])) for side in ("chosen_ids", "rejected_ids")]
+                for row in dataset
+            ]
+            missing = list(
+                {tuple(k): i for i, k in enumerate(keys) if not all(x in logps for x in k)}.values()
+            )
+            starts = range(0, len(missing), batch_size)
+            for start in tqdm(starts, desc="reference log-probs", unit="batch", leave=False):
+                batch = missing[start : start + batch_size]
+                inputs = self.data_collator([dataset[i] for i in batch])
+                inputs = {k: v.to(self.accelerator.device) for k, v in inputs.items()}
+                for side, values in enumerate(self.compute_ref_log_probs(self.model, inputs)):
+                    logps.update(
+                        {keys[i][side]: value for i, value in zip(batch, values.tolist(), strict=True)}
+                    )
+            for side, column in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
+                dataset = dataset.add_column(column, [logps[key[side]] for key in keys])
+            return dataset
+
+    return SharedReferenceTrainer
+
+
+@contextmanager
+def as_it_was(hf: Any) -> Iterator[None]:
+    """Whatever happens inside, the model is afterwards what it was: no adapter, no patch, no gradient.
+
+    LoRA puts its modules in place of the model's own; TRL patches the model's forward, turns dropout off and
+    writes the tokenizer's special tokens into the configs. Neither writes to the weights.
+    """
+    modules = [(module, dict(vars(module)), list(module.named_children())) for module in hf.modules()]
+    configs = [(config, dict(vars(config))) for config in (hf.config.get_text_config(), hf.generation_config)]
+    try:
+        yield
+    finally:
+        for changed, attributes in [*configs, *(module[:2] for module in modules)]:
+            vars(changed).clear()
+            vars(changed).update(attributes)
+        for module, _, children in modules:
+            for name, child in children:
+                setattr(module, name, child)
+        hf.eval().requires_grad_(False)
+
+
+@contextmanager
+def replies_only() -> Iterator[None]:
+    """Have TRL project only reply positions onto the vocabulary, as on GPUs: same values, less work."""
+    with mock.patch("trl.trainer.utils._use_triton", return_value=True):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the bars of the data set's own small steps."""
+    import datasets
+    from datasets.utils import are_progress_bars_disabled
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def one_bar(trainer: Any) -> None:
+    """One progress bar that shows the loss; the trainer's own prints a line of metrics at every step."""
+    from transformers.trainer_callback import ProgressCallback
+
+    class LossBar(ProgressCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if self.training_bar is not None and "loss" in logs:
+                self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(LossBar())

