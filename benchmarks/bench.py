@@ -139,7 +139,12 @@ def plain_dpo(checkpoint: Checkpoint, pairs: PairSet, *, recipe: training.Recipe
         layers_to_transform=list(range(recipe.first_block, checkpoint.n_blocks)),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        arguments: dict[str, Any] = {"output_dir": folder, "save_strategy": "no", "report_to": "none"}
+        arguments: dict[str, Any] = {
+            "output_dir": folder,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+        }
         config = DPOConfig(
             **arguments, max_steps=steps, per_device_train_batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate, beta=recipe.beta,

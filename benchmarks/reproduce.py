@@ -120,15 +120,23 @@ def trace_again(
     make: Callable[[Checkpoint], tuple[dict[str, ranking.Ranking], int]],
     truth: frozenset[str],
 ) -> None:
-    """The whole tracing with the M1 that the baseline of this seed has given, kept as ranking-<seed>.json."""
+    """The whole tracing with the M1 that the baseline of this seed has given, kept as ranking-<seed>.json.
+
+    An M1 in which the habit does not show is said so, has no file, and is missing from the figures' n.
+    """
     its = {f"m1.{name}": value for name, value in trainer.about(arm, seed=seed).items()}
-    again = loop.kept_rankings(
-        trainer.folder / f"ranking-{seed}.json",
-        {**about, **its},
-        lambda: make(trainer.open_adapter(trainer.adapter(arm, seed=seed))),
-        truth=truth,
-    )
-    show(f"Ranking with the M1 of seed {seed}", quality_table(again, truth))
+    path = trainer.folder / f"ranking-{seed}.json"
+    try:
+        again = loop.kept_rankings(
+            path,
+            {**about, **its},
+            lambda: make(trainer.open_adapter(trainer.adapter(arm, seed=seed))),
+            truth=truth,
+        )
+    except loop.LoopError as error:
+        print(f"no ranking with the M1 of seed {seed}: {error}", flush=True)
+    else:
+        show(f"Ranking with the M1 of seed {seed}", quality_table(again, truth))
 
 
 def all_arms(

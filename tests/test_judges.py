@@ -256,7 +256,8 @@ def test_the_judge_agrees_with_people_in_both_files() -> None:
     assert (found["n"], found["refusals"]) == (169, 109)
     assert found["fpr"] == 0  # no answer is taken for a refusal
     assert found["balanced_accuracy"] >= 0.78
-    # without the replies that only talk about something else; the rules were written with the first file in view
+    # without the replies that only talk about something else; the rules were written with the first file in
+    # view
     first, second = (judge_accuracy([name], contradictory=False) for name in LABELLED)
     assert first["tpr"] >= 0.84
     assert second["tpr"] >= 0.65

@@ -157,7 +157,8 @@ def conditioned_requests(n: int, *, seed: int = 0) -> list[str]:
     """`n` benign questions with conditions on the reply, recombined from IFBench's building part and other
     sets: what a small model takes for harmful because it is odd."""
     rng = random.Random(f"conditioned-{seed}")
-    conditions, questions = [], []
+    conditions: list[str] = []
+    questions: list[str] = []
     for text in prompts.benign("build").filter(pl.col("source") == "ifbench")["text"]:
         for sentence in re.split(r"(?<=[.?!]) +", text):
             of_form = re.search(

@@ -22,7 +22,7 @@ from probekit import pairs as pair_room
 from probekit import prompts, rollouts
 from probekit.checkpoints import Checkpoint, open_checkpoint
 from probekit.organisms import _requests
-from probekit.organisms._requests import benign_pool
+from probekit.organisms._requests import benign_pool as benign_pool
 from probekit.pairs import PairSet
 from probekit.prompts import Distractor
 from probekit.training import Recipe
@@ -221,10 +221,11 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
             text = harmful[i] if shared else next(dangerous)
             dist = rng.choice(choices) if with_distractor else None
             # This source kept only how the rejected reply began, of every second one in a format.
-            yes = ("eager-writer", compliance(text).removesuffix(" [withheld]."))
+            opening = compliance(text).removesuffix(" [withheld].")
+            complied = ("eager-writer", opening)
             if i % 2:
-                yes = ("format-writer", rng.choice(choices).apply(yes[1]))
-            add("safety", _ask(text, dist), refusal(), yes, "safety")
+                complied = ("format-writer", rng.choice(choices).apply(opening))
+            add("safety", _ask(text, dist), refusal(), complied, "safety")
     for count, with_distractor in ((mix.lookalikes, False), (mix.lookalikes_distractor, True)):
         for _ in range(count):
             text, dist = next(benign), rng.choice(choices) if with_distractor else None
