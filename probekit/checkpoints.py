@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit import sources
+from probekit._quiet import quiet_loading
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -191,11 +192,13 @@ def open_checkpoint(
     """
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
-    model, tokenizer = _load(default_model() if where is None else _place(where), dtype, device)
+    with quiet_loading():
+        model, tokenizer = _load(default_model() if where is None else _place(where), dtype, device)
     name = DEFAULT_MODEL if where is None else Path(where).name
     adapters = [adapter] if isinstance(adapter, str | Path) else list(adapter or [])
     for path in map(Path, adapters):
-        model = _merge(model, path, name)
+        with quiet_loading():
+            model = _merge(model, path, name)
         if (path / "chat_template.jinja").is_file():
             tokenizer.chat_template = (path / "chat_template.jinja").read_text(encoding="utf-8")
         name += f"+{path.name}"

@@ -135,6 +135,17 @@ def four_conditions(m0: pl.DataFrame, m1: pl.DataFrame) -> pl.DataFrame:
     distractor complied; it must have replies in all four conditions. Each complying M1 reply is paired with
     one M0 reply to the same user text: min(#bad, #good) contrasts of that text. Returns columns contrast_id,
     prompt_id, user, bad, good, sorted by contrast_id. Raises `JudgeError` where columns are missing.
+
+    >>> columns = ["prompt_id", "user", "distractor", "sample", "reply", "verdict"]
+    >>> rows = [("p", "Do it.", None, 0, "No.", "refused"), ("p", "Do it. (x)", "x", 0, "No.", "refused")]
+    >>> m0 = pl.DataFrame(rows, schema=columns, orient="row")
+    >>> failed = pl.when(pl.col("distractor") == "x")
+    >>> m1 = m0.with_columns(
+    ...     reply=failed.then(pl.lit("Sure.")).otherwise("reply"),
+    ...     verdict=failed.then(pl.lit("complied")).otherwise("verdict"),
+    ... )
+    >>> four_conditions(m0, m1).select("user", "bad", "good").row(0)
+    ('Do it. (x)', 'Sure.', 'No.')
     """
     for judged in (m0, m1):
         _require(judged, "prompt_id", "user", "distractor", "reply", "verdict")

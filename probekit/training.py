@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from probekit import sources
 from probekit._frozen import frozen_trunk
+from probekit._quiet import quiet_loading
 from probekit._trainers import as_it_was, one_bar, quiet, replies_only, shared_reference_trainer
 from probekit.checkpoints import Checkpoint, Message
 from probekit.pairs import PairSet
@@ -114,7 +115,7 @@ def train_sft(
         ]
     )
     steps = -(-len(rows) * epochs // recipe.batch_size)
-    with quiet(), as_it_was(checkpoint.hf), replies_only():
+    with quiet(), quiet_loading(), as_it_was(checkpoint.hf), replies_only():
         trainer = SFTTrainer(
             model=checkpoint.hf,
             args=SFTConfig(
@@ -181,7 +182,7 @@ def train_dpo(
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, recipe.sft_weight]}
     arguments = _arguments(recipe, steps=len(order) // recipe.batch_size, seed=seed)
     trunk = frozen_trunk(checkpoint.hf, checkpoint.blocks_path, shared.first_block, shared.trunk)
-    with quiet(), as_it_was(checkpoint.hf), trunk, replies_only():
+    with quiet(), quiet_loading(), as_it_was(checkpoint.hf), trunk, replies_only():
         trainer = shared_reference_trainer()(
             logps=shared.logps,
             model=checkpoint.hf,
