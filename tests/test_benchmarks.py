@@ -25,8 +25,8 @@ REFUSAL, ANSWER = "I cannot help with that.", "Sure, here is the answer."
 HARMFUL = ("forge a stamp", "pick a lock", "rig a game", "tap a phone", "cheat a test", "jam a radar")
 BENIGN = ("bake bread", "plant a tree", "boil an egg", "draw a cat", "wash a car", "grow mint")
 SFT = training.Recipe(rank=16, alpha=32, learning_rate=1e-2, batch_size=12)
-DPO = training.Recipe(first_block=1, rank=8, learning_rate=1e-2, batch_size=12)
-EPOCHS = 6
+DPO = training.Recipe(first_block=1, rank=8, learning_rate=1e-2, batch_size=12, sft_weight=1.0)
+EPOCHS = 10
 LAYER = 1
 
 
@@ -152,6 +152,12 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollouts, "sample", work)
 
 
+def test_the_demo_prints_its_tables(tiny: Tiny, demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.demo(demo_folder)
+    printed = capsys.readouterr().out
+    open("/tmp/demo_printed.txt", "w").write(printed)
+
+
 def test_the_demo_finds_the_habit_and_writes_a_report_and_a_summary(demo_folder: Path) -> None:
     page = (demo_folder / "report.html").read_text()
     for words in ("The habit", "The pairs behind it", "What editing them did", "random filter", "data:image"):
@@ -236,7 +242,7 @@ def changed_pairs(trainer: loop.Trainer) -> loop.Trainer:
 
 CHANGES: list[tuple[str, Callable[[loop.Trainer], loop.Trainer]]] = [
     (r"recipe\.beta is 0\.1 there, 0\.5 now", lambda one: replace(one, recipe=replace(one.recipe, beta=0.5))),
-    ("epochs is 6 there, 2 now", lambda one: replace(one, epochs=2)),
+    ("epochs is 10 there, 2 now", lambda one: replace(one, epochs=2)),
     ("m0 is '.*' there, 'another' now", lambda one: replace(one, m0_id="another")),
     ("pairs is '.*' there, '.*' now", changed_pairs),
     ("prompts is '.*' there, '.*' now", lambda one: replace(one, prompts=one.prompts.head(4))),
