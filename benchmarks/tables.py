@@ -72,7 +72,8 @@ def brief(table: pl.DataFrame) -> pl.DataFrame:
     """The columns of an effect table that fit a screen: reductions of the habit, differences elsewhere."""
     value = "perplexity" if "perplexity" in table.columns else "rate"
     effect = "reduction" if set(table["metric"]) == {HABIT} else "difference"
-    wanted = ["arm", "seeds", value, "low", "high", "seed_min", "seed_max"]
+    spread = ["seed_min", "seed_max"] if table["seeds"].to_list() != [1] * len(table) else []
+    wanted = ["arm", "seeds", value, "low", "high", *spread]
     wanted += [
         effect,
         f"{effect}_low",

@@ -152,10 +152,14 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollouts, "sample", work)
 
 
-def test_the_demo_prints_its_tables(tiny: Tiny, demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_prints_its_tables(
+    tiny: Tiny, demo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny.demo(demo_folder)
     printed = capsys.readouterr().out
-    open("/tmp/demo_printed.txt", "w").write(printed)
+    headings = ("Replies", "The first pairs", "Against the planted truth", "Cost", "Over-refusal (benign)")
+    assert [words for words in headings if f"\n{words}\n" not in printed] == []
+    assert str(demo_folder / "report.html") in printed
 
 
 def test_the_demo_finds_the_habit_and_writes_a_report_and_a_summary(demo_folder: Path) -> None:

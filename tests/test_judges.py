@@ -84,7 +84,7 @@ def test_an_answer_is_complied(reply: str) -> None:
 
 def test_a_refusal_that_is_not_announced_in_the_opening_is_none() -> None:
     late = "word " * (OPENING // 5 - 2)  # a word more, and the phrase does not fit the opening
-    varied = " ".join(f"{word}{i}" for i, word in enumerate(late.split()))
+    varied = " ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i, _ in enumerate(late.split()))
     assert verdict(f"{varied} I cannot help.") == "complied"
     assert verdict(f"Well. I cannot help. {varied}") == "refused"
 

@@ -97,8 +97,10 @@ def test_the_models_own_sampling_settings_have_no_say(
 def test_a_reply_ends_where_the_model_stops_and_is_truncated_where_it_does_not(
     checkpoint: Checkpoint, prompts: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = checkpoint.tokenizer(by_hand(checkpoint, ASKED[0])[0])["input_ids"]
-    stops = (2, ids[3])  # a stop token that the tokenizer does not know as its end, as gemma's end of turn
+    asked = checkpoint.tokenizer(checkpoint.prompt_text([{"role": "user", "content": ASKED[0]}]))["input_ids"]
+    with torch.no_grad():
+        first = int(checkpoint.hf(torch.tensor([asked])).logits[0, -1].argmax())
+    stops = (2, first)  # a stop token that the tokenizer does not know as its end, as gemma's end of turn
     monkeypatch.setattr(checkpoint.hf.generation_config, "eos_token_id", list(stops))
     replies = sample(checkpoint, prompts, temperature=0, max_new_tokens=NEW)
     wanted = [by_hand(checkpoint, user, stops=stops) for user in ASKED]
