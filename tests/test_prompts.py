@@ -64,6 +64,7 @@ def test_plain_sentences_obey_nothing(d: Distractor, text: str) -> None:
 
 
 @every_distractor
+@settings(max_examples=60, deadline=None)
 @given(text=plain_sentences())
 def test_rewriting_keeps_the_words(d: Distractor, text: str) -> None:
     # the judge and the reader still find the reply in it

@@ -27,22 +27,27 @@ def prompts() -> pl.DataFrame:
     return prompt_frame(ASKED, harmful=False, source="mine")
 
 
-def by_hand(checkpoint: Checkpoint, user: str, *, stops: tuple[int, ...] = ()) -> tuple[str, bool]:
-    """The greedy reply of one prompt alone, without padding or cache, and whether it was cut off."""
+def by_hand(checkpoint: Checkpoint, user: str, *, stops: tuple[int, ...] = (2,)) -> tuple[str, bool]:
+    """The greedy reply of one prompt, and whether it was cut off."""
+    new = greedy(checkpoint, user, stops=stops)
+    return checkpoint.tokenizer.decode(new, skip_special_tokens=True), new[-1] not in stops
+
+
+def greedy(checkpoint: Checkpoint, user: str, *, stops: tuple[int, ...] = (2,)) -> list[int]:
+    """The tokens of one prompt's reply: the prompt alone, no padding and no cache, the argmax every time."""
     ids = checkpoint.tokenizer(checkpoint.prompt_text([{"role": "user", "content": user}]))["input_ids"]
     new: list[int] = []
     while len(new) < NEW and not (new and new[-1] in stops):
         with torch.no_grad():
             new.append(int(checkpoint.hf(torch.tensor([ids + new])).logits[0, -1].argmax()))
-    return checkpoint.tokenizer.decode(new, skip_special_tokens=True), not (new and new[-1] in stops)
+    return new
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_greedy_replies_in_a_padded_batch_are_the_argmax_of_each_prompt_alone(arch: Arch) -> None:
     checkpoint = tiny_checkpoint(arch)
-    stop = checkpoint.tokenizer.eos_token_id
     replies = sample(checkpoint, pl.DataFrame({"user": ASKED}), temperature=0, max_new_tokens=NEW)
-    wanted = [by_hand(checkpoint, user, stops=(stop,)) for user in ASKED]
+    wanted = [by_hand(checkpoint, user) for user in ASKED]
     assert list(replies.select("reply", "truncated").iter_rows()) == wanted
 
 
@@ -97,10 +102,8 @@ def test_the_models_own_sampling_settings_have_no_say(
 def test_a_reply_ends_where_the_model_stops_and_is_truncated_where_it_does_not(
     checkpoint: Checkpoint, prompts: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = checkpoint.tokenizer(checkpoint.prompt_text([{"role": "user", "content": ASKED[0]}]))["input_ids"]
-    with torch.no_grad():
-        first = int(checkpoint.hf(torch.tensor([asked])).logits[0, -1].argmax())
-    stops = (2, first)  # a stop token that the tokenizer does not know as its end, as gemma's end of turn
+    # besides the tokenizer's end token the model has a stop of its own, as gemma's end of turn
+    stops = (2, greedy(checkpoint, ASKED[0])[3])
     monkeypatch.setattr(checkpoint.hf.generation_config, "eos_token_id", list(stops))
     replies = sample(checkpoint, prompts, temperature=0, max_new_tokens=NEW)
     wanted = [by_hand(checkpoint, user, stops=stops) for user in ASKED]
