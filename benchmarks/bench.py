@@ -33,7 +33,7 @@ def main() -> None:
     """Run both comparisons and write their figures."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--out", type=Path, default=loop.ROOT / "benchmarks" / "bench.json")
-    parser.add_argument("--repeats", type=int, default=5, help="turns that each side takes")
+    parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")
     options = parser.parse_args()
     run(options.out, repeats=options.repeats)
 
@@ -73,12 +73,12 @@ def compare_vectors(checkpoint: Checkpoint, pairs: PairSet, *, layer: int, repea
 
     ours = vectors.pair_vectors(checkpoint, pairs, layers=[layer]).layer(layer)
     torch.testing.assert_close(ours, one_text_at_a_time(checkpoint, pairs, layer=layer), atol=1e-4, rtol=1e-3)
-    times = in_turns(
+    ours_times, usual = in_turns(
         lambda: vectors.pair_vectors(checkpoint, pairs, layers=[layer]),
         lambda: one_text_at_a_time(checkpoint, pairs, layer=layer),
         repeats=repeats,
     )
-    return [ratio("bench.pair_vectors.speedup", *times)]
+    return [ratio("bench.pair_vectors.speedup", ours_times, usual)]
 
 
 def one_text_at_a_time(checkpoint: Checkpoint, pairs: PairSet, *, layer: int) -> torch.Tensor:
@@ -100,8 +100,9 @@ def one_text_at_a_time(checkpoint: Checkpoint, pairs: PairSet, *, layer: int) ->
 def compare_dpo(checkpoint: Checkpoint, pairs: PairSet, *, first_block: int, repeats: int) -> list[Figure]:
     """One DPO arm, LoRA on the upper blocks: the first with `Shared`, and later ones, against plain TRL.
 
-    TRL trains the same adapter on the same number of steps, with its own defaults for everything else: among
-    them bfloat16 autocast, gradient checkpointing, and reference log-probabilities computed at every step.
+    TRL trains the same adapter on the same number of steps, once with its defaults for everything else (on a
+    CPU bfloat16 autocast, activation checkpointing, reference log-probabilities at every step), and once in
+    float32 without checkpointing, as our arms are.
     """
     recipe = training.Recipe(first_block=first_block, batch_size=8)
     steps = loop.steps(pairs, recipe, 1)
@@ -112,18 +113,32 @@ def compare_dpo(checkpoint: Checkpoint, pairs: PairSet, *, first_block: int, rep
         with tempfile.TemporaryDirectory() as folder:
             training.train_dpo(one, pairs, Path(folder) / "adapter", order=order, recipe=recipe)
 
-    def plain() -> None:
-        plain_dpo(checkpoint, pairs, recipe=recipe, steps=steps)
-
     arm(shared)  # from here on every arm finds what the first one has left
     new = training.Shared(checkpoint, first_block=first_block)
-    first = in_turns(lambda: arm(dataclasses.replace(new, logps={}, trunk={})), plain, repeats=repeats)
-    later = in_turns(lambda: arm(shared), plain, repeats=repeats)
-    return [ratio("bench.dpo_first_arm.speedup", *first), ratio("bench.dpo_later_arm.speedup", *later)]
+    first, later, usual, plain = in_turns(
+        lambda: arm(dataclasses.replace(new, logps={}, trunk={})),
+        lambda: arm(shared),
+        lambda: plain_dpo(checkpoint, pairs, recipe=recipe, steps=steps),
+        lambda: plain_dpo(checkpoint, pairs, recipe=recipe, steps=steps, defaults=False),
+        repeats=repeats,
+    )
+    return [
+        ratio("bench.dpo_first_arm.speedup", first, usual),
+        ratio("bench.dpo_later_arm.speedup", later, usual),
+        ratio("bench.dpo_first_arm.speedup_vs_float32", first, plain),
+        ratio("bench.dpo_later_arm.speedup_vs_float32", later, plain),
+    ]
 
 
-def plain_dpo(checkpoint: Checkpoint, pairs: PairSet, *, recipe: training.Recipe, steps: int) -> None:
-    """DPO with TRL's defaults, on the same pairs, blocks and number of steps, in a copy of the model."""
+def plain_dpo(
+    checkpoint: Checkpoint,
+    pairs: PairSet,
+    *,
+    recipe: training.Recipe,
+    steps: int,
+    defaults: bool = True,
+) -> None:
+    """DPO with TRL itself, on the same pairs, blocks and number of steps, in a copy of the model."""
     from datasets import Dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
@@ -139,34 +154,28 @@ def plain_dpo(checkpoint: Checkpoint, pairs: PairSet, *, recipe: training.Recipe
         layers_to_transform=list(range(recipe.first_block, checkpoint.n_blocks)),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        arguments: dict[str, Any] = {
-            "output_dir": folder,
-            "save_strategy": "no",
-            "report_to": "none",
-            "use_cpu": True,
-        }
+        arguments: dict[str, Any] = {"output_dir": folder, "save_strategy": "no", "report_to": "none"}
+        if not defaults:
+            arguments |= {"bf16": False, "activation_checkpointing": False}
         config = DPOConfig(
             **arguments, max_steps=steps, per_device_train_batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate, beta=recipe.beta,
+            learning_rate=recipe.learning_rate, beta=recipe.beta, use_cpu=True, disable_tqdm=True,
         )  # fmt: skip
         trainer = DPOTrainer(
             model=copy.deepcopy(checkpoint.hf), args=config, train_dataset=data,
-            processing_class=checkpoint.tokenizer,
-            peft_config=lora,
+            processing_class=checkpoint.tokenizer, peft_config=lora,
         )  # fmt: skip
         trainer.train()
 
 
-def in_turns(
-    ours: Callable[[], object], usual: Callable[[], object], *, repeats: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of both, each run `repeats` times, one after the other."""
-    times: tuple[list[float], list[float]] = ([], [])
+def in_turns(*works: Callable[[], object], repeats: int) -> list[list[float]]:
+    """Seconds of each work, all of them run one after the other, `repeats` times."""
+    times: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
-        for side, work in enumerate((ours, usual)):
+        for seconds, work in zip(times, works, strict=True):
             begin = time.perf_counter()
             work()
-            times[side].append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - begin)
     return times
 
 

@@ -115,11 +115,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("tiny")
     base = tiny_checkpoint_folder("llama", folder / "base")
     first = training.train_sft(
-        open_checkpoint(base), rows(habit=False), folder / "first", recipe=SFT, epochs=30
+        open_checkpoint(base), rows(habit=False), folder / "first", recipe=SFT, epochs=20
     )
     m0 = save_checkpoint(open_checkpoint(base, adapter=first), folder / "m0")
     second = training.train_sft(
-        open_checkpoint(m0), rows(habit=True), folder / "second", recipe=SFT, epochs=30
+        open_checkpoint(m0), rows(habit=True), folder / "second", recipe=SFT, epochs=20
     )
     pairs = load_pairs(preferences())
     truth = frozenset(pairs.frame.filter(pl.col("source") == "checked")["pair_id"])
@@ -622,7 +622,9 @@ def test_benign_answers_are_kept_without_the_requests(
 def test_the_bench_compares_like_with_like_and_writes_ratios_only(tmp_path: Path) -> None:
     found = bench.run(tmp_path / "bench.json", repeats=1, n_pairs=8, blocks=4, width=32)
     assert [one.name for one in found] == [
-        *("bench.pair_vectors.speedup", "bench.dpo_first_arm.speedup", "bench.dpo_later_arm.speedup"),
+        "bench.pair_vectors.speedup",
+        *("bench.dpo_first_arm.speedup", "bench.dpo_later_arm.speedup"),
+        *("bench.dpo_first_arm.speedup_vs_float32", "bench.dpo_later_arm.speedup_vs_float32"),
     ]
     assert {one.unit for one in read_figures(tmp_path / "bench.json").figures} == {"times"}
     assert all(one.value > 0 for one in found)
