@@ -63,9 +63,10 @@ def test_replies_stand_at_their_prompts_in_the_prompts_order(
 
 def test_equal_rows_get_replies_of_their_own(checkpoint: Checkpoint) -> None:
     twice = pl.DataFrame({"user": ["Hi?", "Hi?"], "arm": ["a", "b"]})
-    replies = sample(checkpoint, twice, n=2, max_new_tokens=NEW)
-    assert replies["arm"].to_list() == ["a", "a", "b", "b"]
-    assert replies["reply"].n_unique() == 4
+    for batch_size in (1, 2, 4):
+        replies = sample(checkpoint, twice, n=2, max_new_tokens=NEW, batch_size=batch_size)
+        assert replies["arm"].to_list() == ["a", "a", "b", "b"]
+        assert replies["reply"].n_unique() == 4
 
 
 def test_the_seed_decides_the_samples_and_torch_keeps_its_state(
@@ -110,6 +111,17 @@ def test_a_reply_ends_where_the_model_stops_and_is_truncated_where_it_does_not(
     assert list(replies.select("reply", "truncated").iter_rows()) == wanted
     assert not wanted[0][1]
     assert any(truncated for _, truncated in wanted)
+
+
+def test_the_tokenizers_end_token_ends_a_reply_though_the_model_names_no_stop(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint_folder("llama", tmp_path))
+    stop = greedy(checkpoint, ASKED[0])[3]
+    checkpoint.hf.generation_config.eos_token_id = None
+    checkpoint.tokenizer.eos_token = checkpoint.tokenizer.convert_ids_to_tokens(stop)
+    replies = sample(checkpoint, pl.DataFrame({"user": ASKED[:1]}), temperature=0, max_new_tokens=NEW)
+    wanted = by_hand(checkpoint, ASKED[0], stops=(stop,))
+    assert replies.select("reply", "truncated").row(0) == wanted
+    assert not wanted[1]
 
 
 def test_a_model_that_ends_at_once_says_nothing_and_is_not_truncated(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ ROWS = [
     {"user": "Hi?", "reply": "No."},
     {"user": "Which river?", "reply": "I cannot help with that. Sorry."},
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_garbage() -> Iterator[None]:
+    """Each training ends with a full collection, which looks at all that torch has loaded unless frozen."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @functools.cache
