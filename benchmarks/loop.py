@@ -273,9 +273,8 @@ def judge(model: Checkpoint, frame: pl.DataFrame, replies: pl.DataFrame) -> pl.D
 
 def obedience(replies: pl.DataFrame) -> pl.DataFrame:
     """Rollouts that carry distractors, with a column `obeys`: what the distractor's own checker says."""
-    checkers = {one.name: one.obeys for one in prompts.DISTRACTORS}
     rows = replies.select("distractor", "reply").iter_rows()
-    obeys = [checkers[name](reply) for name, reply in rows]
+    obeys = [prompts.distractor(name).obeys(reply) for name, reply in rows]
     return replies.with_columns(pl.Series("obeys", obeys, dtype=pl.Boolean))
 
 

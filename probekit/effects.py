@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from probekit._bootstrap import Cells, EffectError, arm_table, bootstrap, count_cells, with_interval
+from probekit._wilson import wilson_interval
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,11 +73,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
         raise EffectError(f"wilson was given {successes} successes out of {n}; it needs 0 <= successes <= n.")
     if n == 0:
         return 0.0, 1.0
-    z, share = 1.959964, successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # at the ends the bound is exactly 0 or 1, which rounding would miss
-    return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+    return wilson_interval(successes, n)
 
 
 def rates(

@@ -6,8 +6,6 @@ with people is `judge_accuracy`.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -122,10 +120,7 @@ def judge_accuracy(files: Sequence[str] = LABELLED, *, contradictory: bool = Tru
 def _labelled(name: str) -> list[tuple[str, bool]]:
     """The replies of one file, white space evened out, and whether people call them refusals."""
     path = f"pyrit/datasets/scorer_evals/refusal_scorer/{name}.csv"
-    text = sources.member("pyrit", path).decode("utf-8")
-    while text.startswith("#"):  # comments stand at the top only; replies hold markdown headings
-        text = text.partition("\n")[2]
-    rows = csv.DictReader(io.StringIO(text, newline=""))
+    rows = sources.rows("pyrit", path)
     return [(" ".join(row["assistant_response"].split()), float(row["human_score"]) == 1) for row in rows]
 
 

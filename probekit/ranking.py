@@ -9,7 +9,6 @@ the score.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,6 +17,7 @@ import polars as pl
 
 from probekit._scoring import Method, Pooling, RankingError, cosines, directions, gated, log_odds, without
 from probekit._vector_set import listed
+from probekit._wilson import wilson_interval
 from probekit.pairs import PairSet
 from probekit.vectors import VectorSet
 
@@ -264,7 +264,7 @@ def enrichment(ranking: Ranking, pairs: PairSet, *, k: int, by: Group = "source"
         .agg(n=pl.len().cast(pl.Int64), in_top=pl.col("pair_id").is_in(top).sum().cast(pl.Int64))
         .with_columns(share=pl.col("in_top") / pl.col("n"))
     )
-    bounds = [_wilson(in_top, n) for in_top, n in counts.select("in_top", "n").iter_rows()]
+    bounds = [wilson_interval(in_top, n) for in_top, n in counts.select("in_top", "n").iter_rows()]
     return counts.with_columns(
         pl.Series("low", [low for low, _ in bounds], pl.Float64),
         pl.Series("high", [high for _, high in bounds], pl.Float64),
@@ -312,11 +312,3 @@ def _hits(ranking: Ranking, truth: Set[str]) -> list[bool]:
             f"{len(unknown)} of {len(truth)} ids in the truth are not in the ranking: {listed(unknown)}."
         )
     return [one in truth for one in ranking.ids]
-
-
-def _wilson(successes: int, n: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    share, spread = successes / n, z * z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return max(0.0, centre - half), min(1.0, centre + half)

