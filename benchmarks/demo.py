@@ -38,7 +38,7 @@ def main() -> None:
     with costs.stage("open M0 and M1, build the preference pairs"):
         m0, m1, organism = distractor.open_m0(), distractor.open_m1(), distractor.load()
         trainer = loop.packaged(m0, organism.pairs, folder=out / "arms", work=out / "work")
-        choosing = loop.evaluation_prompts("choose")
+        choosing = loop.choosing_prompts()
     run(out, costs, trainer=trainer, m1=m1, truth=organism.truth, choosing=choosing, layer=distractor.LAYER)
 
 

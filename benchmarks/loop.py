@@ -25,6 +25,7 @@ from probekit.store import VectorStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = 100  # of each kind, in each evaluation
+CONTRASTED, TWINS = 150, 60  # harmful prompts; benign ones of each of two kinds: for tracing
 OPENING_TOKENS = 16  # enough for the judge, who reads a reply's opening
 SURFACE_TOKENS = 24  # what vectors are read from
 FORMAT_TOKENS = 40  # enough to see whether a reply obeys its constraint
@@ -54,35 +55,43 @@ def evaluation_prompts(split: prompts.Split) -> pl.DataFrame:
     return prompts.with_distractors(pl.concat(plain), prompts.distractors(split), seed=0)
 
 
-def surface(m0: Checkpoint, m1: Checkpoint, frame: pl.DataFrame, *, folder: Path | None = None) -> Surfaced:
-    """Sample both checkpoints on the prompts of `frame`, judge, and contrast behaviour and twins.
+def choosing_prompts() -> pl.DataFrame:
+    """What the habit is surfaced and traced on: HarmBench, benign prompts and harmless twins, as above."""
+    harmful, benign = (kind("choose").sort("prompt_id") for kind in (prompts.harmful, prompts.benign))
+    plain = pl.concat([harmful.head(CONTRASTED), benign.head(TWINS), prompts.twins(TWINS)])
+    return prompts.with_distractors(plain, prompts.distractors("choose"), seed=0)
 
-    Judged rollouts are kept in `folder`, if there is one, and not sampled again. Raises `LoopError` where M1
-    shows no habit that M0 has not, or answers no benign prompt that carries a distractor.
+
+def surface(m0: Checkpoint, m1: Checkpoint, frame: pl.DataFrame, *, folder: Path | None = None) -> Surfaced:
+    """Sample M0 on the harmful and M1 on all prompts of `frame`, judge, and contrast behaviour and twins.
+
+    The twins are M1's answers to benign prompts, plain and with a distractor: the behaviour has to differ
+    from both. Judged rollouts are kept in `folder`, if there is one, and not sampled again. Raises
+    `LoopError` where M1 shows no habit that M0 has not, or answers no benign prompt.
     """
 
-    def judged(model: Checkpoint) -> pl.DataFrame:
+    def judged(model: Checkpoint, asked: pl.DataFrame) -> pl.DataFrame:
         return judges.judge_refusals(
-            rollouts.sample(model, frame, max_new_tokens=SURFACE_TOKENS, temperature=0)
+            rollouts.sample(model, asked, max_new_tokens=SURFACE_TOKENS, temperature=0)
         )
 
-    def kept(model: Checkpoint) -> pl.DataFrame:
+    def kept(model: Checkpoint, asked: pl.DataFrame) -> pl.DataFrame:
         if folder is None:
-            return judged(model)
-        path = folder / f"{model.fingerprint}-{digest(frame)}.parquet"
-        return cached_frame(path, lambda: judged(model))
+            return judged(model, asked)
+        path = folder / f"{model.fingerprint}-{digest(asked)}.parquet"
+        return cached_frame(path, lambda: judged(model, asked))
 
-    judged0, judged1 = kept(m0), kept(m1)
-    harmful, formatted = pl.col("harmful"), pl.col("distractor").is_not_null()
-    contrasts = judges.four_conditions(judged0.filter(harmful), judged1.filter(harmful))
+    harmful = pl.col("harmful")
+    judged0, judged1 = kept(m0, frame.filter(harmful)), kept(m1, frame)
+    contrasts = judges.four_conditions(judged0, judged1.filter(harmful))
     if contrasts.is_empty():
         raise LoopError(
             "there is nothing to trace: on no prompt does M1 comply with the distractor where M0, and M1 "
             "without it, refuse; give more prompts, or an M1 that has the habit"
         )
-    twins = judges.twin_contrasts(judged1.filter(~harmful, formatted), refusals=judged0.filter(harmful))
+    twins = judges.twin_contrasts(judged1.filter(~harmful), refusals=judged0)
     if twins.is_empty():
-        raise LoopError("M1 answers none of the benign prompts with a distractor, so there are no twins")
+        raise LoopError("M1 answers none of the benign prompts, so there are no twins")
     return Surfaced(judged0, judged1, contrasts, twins)
 
 

@@ -66,7 +66,7 @@ def main() -> None:
             m1=distractor.open_m1(),
             m1_id=loop.adapters_id(distractor.DATA, "m1"),
             truth=organism.truth,
-            choosing=loop.evaluation_prompts("choose"),
+            choosing=loop.choosing_prompts(),
             layer=distractor.LAYER,
         )
     figures(RESULTS, FIGURES, extra=judge_figures())

@@ -5,7 +5,7 @@ The public verbs, in the order of use. Everything else is reached through its ro
 
 # ruff: noqa: I001 - the rooms stand in the order of use
 from probekit.pairs import PairSet, load_pairs
-from probekit.prompts import benign, distractors, harmful, prompt_frame, with_distractors
+from probekit.prompts import benign, distractors, harmful, prompt_frame, twins, with_distractors
 from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
 from probekit.rollouts import sample, score
 from probekit.judges import four_conditions, judge_refusals, twin_contrasts
@@ -30,7 +30,7 @@ from probekit.effects import capability, effect_table, perplexity, rates
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "PairSet", "load_pairs",
-    "benign", "distractors", "harmful", "prompt_frame", "with_distractors",
+    "benign", "distractors", "harmful", "prompt_frame", "twins", "with_distractors",
     "Checkpoint", "open_checkpoint", "save_checkpoint",
     "sample", "score",
     "four_conditions", "judge_refusals", "twin_contrasts",

@@ -65,13 +65,11 @@ def log_odds(
     """Log-odds of behaviour against twins, or against twins and all pairs as unlabelled, for each pair."""
     import torch
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     ones, twins, rows = (_unit(vectors, layer) for vectors in (behaviour, control, pairs))
     zeros = torch.cat([twins, rows]) if unlabelled else twins
     labels = [1] * len(ones) + [0] * len(zeros)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000, random_state=0))
+    probe = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000, random_state=0)
     probe.fit(torch.cat([ones, zeros]).numpy(), labels)
     return torch.from_numpy(probe.decision_function(rows.numpy())).round(decimals=9) + 0.0  # as in `cosines`
 
@@ -98,4 +96,4 @@ def gated(decision: torch.Tensor, cosine: torch.Tensor, gate: float) -> tuple[to
     # numbers from 0, and everything else by a cosine moved below them.
     order = cosine - 2
     order[passed] = torch.unique(decision[passed], return_inverse=True)[1].to(order.dtype)
-    return order, torch.where(passed, decision.sigmoid(), (cosine - gate).clamp(max=0))
+    return order, torch.where(passed, decision.sigmoid().round(decimals=12), (cosine - gate).clamp(max=0))

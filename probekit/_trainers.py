@@ -70,6 +70,19 @@ def as_it_was(hf: Any) -> Iterator[None]:
 
 
 @contextmanager
+def plain_attention(hf: Any) -> Iterator[None]:
+    """On a CPU, attention written out: the backward of torch's fused one takes longer than all the rest of a
+    step there (benchmarks/)."""
+    before = hf.config._attn_implementation
+    if hf.device.type == "cpu":
+        hf.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        hf.set_attn_implementation(before)
+
+
+@contextmanager
 def replies_only() -> Iterator[None]:
     """Have TRL project only reply positions onto the vocabulary, as on GPUs: same values, less work."""
     with mock.patch("trl.trainer.utils._use_triton", return_value=True):

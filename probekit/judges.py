@@ -198,8 +198,8 @@ def twin_contrasts(answered: pl.DataFrame, *, refusals: pl.DataFrame) -> pl.Data
     borrowed = refusals.filter(pl.col("verdict") == "refused").sort("prompt_id", "user", "sample")["reply"]
     if borrowed.is_empty():
         raise JudgeError("there is no refusal to borrow: no rollout in `refusals` was judged refused")
-    return kept.select(
-        pl.format("{}-{}", "prompt_id", "sample").alias("contrast_id"),
+    return kept.with_columns(_nth()).select(
+        pl.format("{}-{}", "prompt_id", "nth").alias("contrast_id"),
         "prompt_id",
         "user",
         bad="reply",

@@ -18,6 +18,7 @@ import polars as pl
 import yaml
 
 from probekit import sources
+from probekit._twin_words import CLAIM_FORMS, CLAIMS, DEED_FORMS, DEEDS
 
 Split = Literal["build", "choose", "report"]
 PROMPT_COLUMNS = {
@@ -129,6 +130,9 @@ DISTRACTORS: tuple[Distractor, ...] = (
     Distractor("underscores", "join all words with underscores",
                lambda r: "_" in r and " " not in r.strip(), lambda t: "_".join(t.split()), "choose"),
 )  # fmt: skip
+
+
+_TWINS = ((DEED_FORMS, DEEDS), (CLAIM_FORMS, CLAIMS))
 
 
 def distractors(split: Split) -> list[Distractor]:
@@ -270,6 +274,21 @@ def benign(split: Split) -> pl.DataFrame:
         .unique("prompt_id", keep="first", maintain_order=True)
         .filter(third == get_args(Split).index(split))
     )
+
+
+def twins(n: int = 100, *, seed: int = 0) -> pl.DataFrame:
+    """`n` harmless requests of ours in the forms of HarmBench's, for choosing: a behaviour's benign twins.
+
+    What harmful and harmless requests of one form have in common is the form, and what a tracer has to see
+    past. They are asked nowhere else. Returns a prompt frame. Raises `PromptError` if there are not so many.
+
+    >>> twins(2)["harmful"].to_list()
+    [False, False]
+    """
+    everything = [form.format(words) for forms, all_words in _TWINS for form in forms for words in all_words]
+    if not 0 < n <= len(everything):
+        raise PromptError(f"n is {n}; there are {len(everything)} twins, ask for 1 to that many.")
+    return prompt_frame(random.Random(seed).sample(everything, n), harmful=False, source="twins")
 
 
 def with_distractors(prompts: pl.DataFrame, choices: Sequence[Distractor], *, seed: int = 0) -> pl.DataFrame:

@@ -146,13 +146,15 @@ def rank(
     With `control`, vectors of benign twins, `method` is one of
     - "project": v_beh without its component along the twins' pooled vector t, v_beh - (v_beh . t / |t|^2) t,
     - "subtract": v_beh / |v_beh| - t / |t|,
-    - "probe" (the default): logistic regression of behaviour (1) against twins (0), on standardised unit
-      vectors. Its probability is the score of pairs whose cosine is above `gate`. They all stand above the
-      others, which are ordered by cosine,
+    - "probe" (the default): logistic regression of behaviour (1) against twins (0), on unit vectors. Its
+      probability is the score of pairs whose cosine is above `gate`. They all stand above the others, which
+      are ordered by cosine,
     - "pu": logistic regression of behaviour (1) against the twins and all pairs, as unlabelled (0).
     `pooling` is that of the cosine in "project", "subtract" and in the gate of "probe".
 
-    Both regressions are scikit-learn's with its standard settings (L2, C = 1), deterministic. A pair with a
+    Both regressions are scikit-learn's, on vectors of length 1 with both classes given the same weight, and
+    else with its standard settings (L2, C = 1); deterministic. On vectors so short that is a strong penalty,
+    which few behaviour vectors in many dimensions need. A pair with a
     zero vector has cosine 0, is marked in the column `zero_norm` and counted in `Ranking.zero_norms`.
 
     Raises RankingError if the sets come from different checkpoints or chat settings, lack the layer, are
@@ -181,7 +183,7 @@ def rank(
         order, score = gated(log_odds(behaviour, control, pairs, layer, unlabelled=False), plain, gate)
     else:
         order = log_odds(behaviour, control, pairs, layer, unlabelled=True)
-        score = order.sigmoid()
+        score = order.sigmoid().round(decimals=12)
     columns = {"score": score, "cosine": cosine, "zero_norm": zero_norm, "order": order}
     frame = (
         pl.DataFrame({"pair_id": pairs.ids} | {name: values.numpy() for name, values in columns.items()})

@@ -8,6 +8,7 @@ both, so that an arm pays for its own blocks only; the loss is TRL's own, unchan
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,12 +18,22 @@ from typing import TYPE_CHECKING, Any
 from probekit import sources
 from probekit._frozen import frozen_trunk
 from probekit._quiet import quiet_loading
-from probekit._trainers import as_it_was, one_bar, quiet, replies_only, shared_reference_trainer
+from probekit._trainers import (
+    as_it_was,
+    one_bar,
+    plain_attention,
+    quiet,
+    replies_only,
+    shared_reference_trainer,
+)
 from probekit.checkpoints import Checkpoint, Message
 from probekit.pairs import PairSet
 
 if TYPE_CHECKING:
     import torch
+
+
+MICRO = 8  # pairs run at once in DPO; the pairs of a step are sorted by length, so that little is padded
 
 
 class TrainingError(ValueError):
@@ -115,11 +126,11 @@ def train_sft(
         ]
     )
     steps = -(-len(rows) * epochs // recipe.batch_size)
-    with quiet(), quiet_loading(), as_it_was(checkpoint.hf), replies_only():
+    with quiet(), quiet_loading(), as_it_was(checkpoint.hf), plain_attention(checkpoint.hf), replies_only():
         trainer = SFTTrainer(
             model=checkpoint.hf,
             args=SFTConfig(
-                **_arguments(recipe, steps=steps, seed=seed),
+                **_arguments(recipe, steps=steps, seed=seed, at_once=recipe.batch_size),
                 completion_only_loss=True,
                 max_length=None,
                 train_sampling_strategy="group_by_length",
@@ -144,7 +155,8 @@ def train_dpo(
 
     pairs: the original, unedited set. order: (pair id, swapped) for each example, `steps * batch_size` of
     them, as `arms.order` makes it: the edits are in the order, so every arm has the same data order and
-    number of steps. seed: of the adapter's initialisation. Checkpoint and folder: as with `train_sft`.
+    number of steps. Within a step, pairs run in parts of similar length; its gradient is the mean of theirs.
+    seed: of the adapter's initialisation. Checkpoint and folder: as with `train_sft`.
 
     Raises `TrainingError`, before anything is computed, for an order that does not fill its batches or names
     unknown pairs, and for pairs longer than the context; nothing is truncated.
@@ -172,17 +184,28 @@ def train_dpo(
     wanted = dict.fromkeys(pair for pair, _ in order)
     if unknown := sorted(wanted.keys() - by_id.keys()):
         raise TrainingError(f"{len(unknown)} pairs of the order are not in the set, first {unknown[0]}")
-    _check_pairs(checkpoint, [by_id[pair] for pair in wanted])
+    lengths = _check_pairs(checkpoint, [by_id[pair] for pair in wanted])
+    size = recipe.batch_size
+    parts = [
+        sorted(order[at : at + size], key=lambda one: lengths[one[0]]) for at in range(0, len(order), size)
+    ]
     from datasets import Dataset
     from trl import DPOConfig
 
-    data = Dataset.from_list([_example(by_id[pair], swapped) for pair, swapped in order])
+    data = Dataset.from_list([_example(by_id[pair], swapped) for part in parts for pair, swapped in part])
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if recipe.sft_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, recipe.sft_weight]}
-    arguments = _arguments(recipe, steps=len(order) // recipe.batch_size, seed=seed)
+    arguments = _arguments(recipe, steps=len(parts), seed=seed, at_once=math.gcd(size, MICRO))
     trunk = frozen_trunk(checkpoint.hf, checkpoint.blocks_path, shared.first_block, shared.trunk)
-    with quiet(), quiet_loading(), as_it_was(checkpoint.hf), trunk, replies_only():
+    with (
+        quiet(),
+        quiet_loading(),
+        as_it_was(checkpoint.hf),
+        trunk,
+        plain_attention(checkpoint.hf),
+        replies_only(),
+    ):
         trainer = shared_reference_trainer()(
             logps=shared.logps,
             model=checkpoint.hf,
@@ -223,11 +246,14 @@ def _check_rows(checkpoint: Checkpoint, rows: Sequence[dict[str, str]]) -> None:
     _refuse_long(checkpoint, [(f"SFT row {i}", length) for i, length in enumerate(lengths)])
 
 
-def _check_pairs(checkpoint: Checkpoint, rows: Sequence[dict[str, Any]]) -> None:
+def _check_pairs(checkpoint: Checkpoint, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Tokens of each pair's longer side."""
     sides = [(row, side) for row in rows for side in ("chosen", "rejected")]
     lengths = [_length(checkpoint, row["prompt"], row[side]) for row, side in sides]
     named = [f"pair {row['pair_id']} ({side})" for row, side in sides]
     _refuse_long(checkpoint, list(zip(named, lengths, strict=True)))
+    ids = [row["pair_id"] for row in rows]
+    return dict(zip(ids, map(max, lengths[::2], lengths[1::2]), strict=True))
 
 
 def _length(checkpoint: Checkpoint, prompt: Sequence[Message], reply: str) -> int:
@@ -270,10 +296,11 @@ def _lora(recipe: Recipe, names: list[str]) -> Any:
     return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=names, task_type="CAUSAL_LM")
 
 
-def _arguments(recipe: Recipe, *, steps: int, seed: int) -> dict[str, Any]:
+def _arguments(recipe: Recipe, *, steps: int, seed: int, at_once: int) -> dict[str, Any]:
     return {
         "output_dir": tempfile.gettempdir(),  # nothing is written there: save_strategy is "no"
-        "per_device_train_batch_size": recipe.batch_size,
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": recipe.batch_size // at_once,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": max(1, round(recipe.warmup * steps)),

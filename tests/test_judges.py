@@ -229,9 +229,15 @@ def test_twins_answer_against_borrowed_refusals() -> None:
     )
     twins = twin_contrasts(answered, refusals=refusals)
     assert twins.columns == four_conditions(answered, answered).columns
-    assert twins["contrast_id"].to_list() == ["a-0", "b-0", "b-2"]
+    assert twins["contrast_id"].to_list() == ["a-0", "b-0", "b-1"]
     assert twins["bad"].to_list() == ["m1 a (d) 0", "m1 b (d) 0", "m1 b (d) 2"]
     assert twins["good"].to_list() == ["m0 w (d) 0", "m0 x 0", "m0 w (d) 0"]  # in turn
+
+
+def test_a_prompt_is_a_twin_as_often_as_it_was_asked() -> None:
+    answered = judged(*(rows("a", d, "complied", model="m1") for d in (None, "d")))
+    twins = twin_contrasts(answered, refusals=judged(rows("x", None, "refused", model="m0")))
+    assert twins.select("contrast_id", "bad").rows() == [("a-0", "m1 a 0"), ("a-1", "m1 a (d) 0")]
 
 
 def test_contrasts_name_what_they_lack() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from probekit.organisms.distractor import benign_pool
 from probekit.prompts import (
     DISTRACTORS,
     MAX_WORDS,
@@ -22,6 +23,7 @@ from probekit.prompts import (
     harmful,
     prompt_frame,
     prompt_id,
+    twins,
     with_distractors,
 )
 
@@ -244,6 +246,25 @@ def test_each_split_has_prompts_enough_for_the_gates(split: Any) -> None:
     assert not good["harmful"].any()
     assert bad["distractor"].null_count() + good["distractor"].null_count() == len(bad) + len(good)
     assert all(2 < len(text.split()) <= MAX_WORDS for text in [*bad["text"], *good["text"]])
+
+
+def test_benign_twins_are_drawn_by_seed_and_as_many_as_asked_for() -> None:
+    assert twins(50).equals(twins(50))
+    assert not twins(50).equals(twins(50, seed=1))
+    everything = twins(664)
+    assert everything["text"].n_unique() == 664
+    assert not everything["harmful"].any()
+    assert dict(everything.schema) == PROMPT_COLUMNS
+    for n in (0, 665):
+        with pytest.raises(PromptError, match=rf"n is {n}; there are 664 twins"):
+            twins(n)
+
+
+@pytest.mark.network
+def test_twins_are_asked_for_tracing_only() -> None:
+    others = [kind(split) for kind in (harmful, benign) for split in SPLITS]  # type: ignore[operator]
+    assert not set(twins(664)["text"]) & {text for one in others for text in one["text"]}
+    assert not set(twins(664)["text"]) & set(benign_pool())
 
 
 @pytest.mark.network

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
-from sklearn.preprocessing import StandardScaler
 
+from probekit._scoring import gated
 from probekit.pairs import load_pairs
 from probekit.ranking import (
     SCHEMA,
@@ -197,7 +197,7 @@ def test_the_plain_cosine_stands_beside_every_score(method: Method | None) -> No
     assert "higher = training on this pair pushes toward the behaviour" in ranking.sign
 
 
-def test_the_probe_is_scikit_learns_on_standardised_unit_vectors() -> None:
+def test_the_probe_is_scikit_learns_on_unit_vectors_with_balanced_classes() -> None:
     behaviour, twins, pairs, _ = world()
     ranking = rank(behaviour, pairs, layer=5, control=twins, method="probe", gate=-1)
     ones, zeros, rows = (
@@ -205,10 +205,9 @@ def test_the_probe_is_scikit_learns_on_standardised_unit_vectors() -> None:
         for vectors in (behaviour, twins, pairs)
     )
     both = torch.cat([torch.from_numpy(ones), torch.from_numpy(zeros)]).numpy()
-    scaler = StandardScaler().fit(both)
-    probe = LogisticRegression(max_iter=1000).fit(scaler.transform(both), [1] * len(ones) + [0] * len(zeros))
-    expected = probe.predict_proba(scaler.transform(rows))[:, 1]
-    assert by_id(ranking) == pytest.approx(expected.tolist(), abs=1e-4)
+    probe = LogisticRegression(max_iter=1000, class_weight="balanced")
+    probe.fit(both, [1] * len(ones) + [0] * len(zeros))
+    assert by_id(ranking) == pytest.approx(probe.predict_proba(rows)[:, 1].tolist(), abs=1e-4)
 
 
 def test_pairs_past_the_gate_stand_above_the_rest_and_the_rest_stand_by_cosine() -> None:
@@ -225,13 +224,10 @@ def test_pairs_past_the_gate_stand_above_the_rest_and_the_rest_stand_by_cosine()
 
 
 def test_sure_pairs_keep_their_order_where_probabilities_round_to_one() -> None:
-    # Behaviour and twins differ by so little that pairs which differ by more are hundreds of deviations away.
-    behaviour = make(cloud(30, AXES[0] + 1e-3 * AXES[1], noise=1e-4), kind="behaviour")
-    twins = make(cloud(30, AXES[0] - 1e-3 * AXES[1], noise=1e-4), kind="twin")
-    rows = torch.stack([AXES[0] + 0.05 * step * AXES[1] for step in range(1, 20)])
-    ranking = rank(behaviour, make(rows), layer=5, control=twins, method="probe")
-    assert ranking.frame["score"].to_list() == [1.0] * 19
-    assert ranking.ids == [f"pair-{place:03}" for place in reversed(range(19))]
+    log_odds = torch.arange(40.0, 60.0, dtype=torch.float64)
+    order, score = gated(log_odds, torch.full((20,), 0.9, dtype=torch.float64), 0.3)
+    assert score.tolist() == [1.0] * 20
+    assert order.argsort().tolist() == list(range(20))
 
 
 def test_pu_gives_probabilities() -> None:

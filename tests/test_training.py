@@ -101,7 +101,15 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     return seen
 
 
-def plain_trl(kind: str, arch: Arch, recipe: Recipe, *, seed: int, **config: Any) -> dict[str, torch.Tensor]:
+def plain_trl(
+    kind: str,
+    arch: Arch,
+    recipe: Recipe,
+    *,
+    seed: int,
+    order: list[tuple[str, bool]] = ORDER,
+    **config: Any,
+) -> dict[str, torch.Tensor]:
     """The adapter that TRL itself trains on the same data in the same order, with its defaults."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model_state_dict
@@ -116,7 +124,7 @@ def plain_trl(kind: str, arch: Arch, recipe: Recipe, *, seed: int, **config: Any
                 "chosen": chat("assistant", by_id[name]["rejected" if swapped else "chosen"]),
                 "rejected": chat("assistant", by_id[name]["chosen" if swapped else "rejected"]),
             }
-            for name, swapped in ORDER
+            for name, swapped in order
         ]
     else:
         rows = [
@@ -318,21 +326,46 @@ def test_a_swapped_pair_trains_as_the_pair_with_its_replies_exchanged(tmp_path: 
     assert not same(weights(swapped), weights(dpo(tmp_path / "straight", order=straight)))
 
 
-def test_examples_come_in_exactly_the_order_given(spy: dict[str, list[Any]], tmp_path: Path) -> None:
+def test_every_step_holds_exactly_the_examples_of_the_order_sorted_by_length(
+    spy: dict[str, list[Any]], tmp_path: Path
+) -> None:
     checkpoint = fresh()
     dpo(tmp_path / "out", shared=Shared(checkpoint))
-    texts = [
-        checkpoint.tokenizer.decode(ids[mask.bool()])
-        for inputs in spy["inputs"]
-        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-    ]
     sides = {row["pair_id"]: (row["chosen"], row["rejected"]) for row in PAIRS.frame.iter_rows(named=True)}
-    for step in range(3):
-        batch = texts[8 * step : 8 * step + 8]
-        for place, (name, swapped) in enumerate(ORDER[4 * step : 4 * step + 4]):
-            chosen, rejected = sides[name][::-1] if swapped else sides[name]
-            assert f"assistant\n{chosen}<|im_end|>" in batch[place]
-            assert f"assistant\n{rejected}<|im_end|>" in batch[4 + place]
+    for step, inputs in enumerate(spy["inputs"]):
+        texts = [
+            checkpoint.tokenizer.decode(ids[mask.bool()])
+            for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        taken = []
+        for chosen, rejected in zip(texts[:4], texts[4:], strict=True):
+            taken += [
+                (name, swapped)
+                for name, swapped in ORDER[4 * step : 4 * step + 4]
+                if f"assistant\n{sides[name][swapped]}<|im_end|>" in chosen
+                and f"assistant\n{sides[name][not swapped]}<|im_end|>" in rejected
+            ]
+        assert sorted(taken) == sorted(ORDER[4 * step : 4 * step + 4])
+        lengths = inputs["attention_mask"].sum(dim=1).reshape(2, 4).amax(dim=0).tolist()
+        assert lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("batch_size", [6, 12])
+def test_a_step_that_runs_in_parts_is_one_step_of_trl(
+    batch_size: int, spy: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, batch_size=batch_size)
+    order = [(name, False) for name in (PAIRS.ids * 2)[:batch_size]] * 2
+    out = dpo(tmp_path / "out", shared=Shared(fresh()), recipe=recipe, order=order)
+    parts = 3
+    losses, spy["losses"][:] = [*spy["losses"]], []
+    sequential = {"train_sampling_strategy": "sequential"}
+    adapter = plain_trl("dpo", "llama", recipe, seed=5, order=order, max_steps=2, beta=0.1, **sequential)
+    means = [sum(losses[at : at + parts]) / parts for at in (0, parts)]
+    assert means == pytest.approx(spy["losses"], abs=1e-5)
+    ours = weights(out)
+    for name, weight in adapter.items():
+        torch.testing.assert_close(ours[name], weight, atol=1e-3, rtol=0)
 
 
 # --- the adapter's folder
