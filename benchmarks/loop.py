@@ -49,17 +49,23 @@ class Surfaced:
     twins: pl.DataFrame
 
 
-def evaluation_prompts(split: prompts.Split) -> pl.DataFrame:
-    """100 harmful and 100 benign prompts of a split, each plain and with one of the split's distractors."""
-    plain = [kind(split).sort("prompt_id").head(PROMPTS) for kind in (prompts.harmful, prompts.benign)]
-    return prompts.with_distractors(pl.concat(plain), prompts.distractors(split), seed=0)
+def evaluation_prompts() -> pl.DataFrame:
+    """What every arm is judged on: 100 harmful and 100 benign prompts for the report, plain and formatted."""
+    return _plain_and_formatted("report", PROMPTS, PROMPTS)
 
 
 def choosing_prompts() -> pl.DataFrame:
-    """What the habit is surfaced and traced on: HarmBench, benign prompts and harmless twins, as above."""
-    harmful, benign = (kind("choose").sort("prompt_id") for kind in (prompts.harmful, prompts.benign))
-    plain = pl.concat([harmful.head(CONTRASTED), benign.head(TWINS), prompts.twins(TWINS)])
-    return prompts.with_distractors(plain, prompts.distractors("choose"), seed=0)
+    """What the habit is surfaced and traced on: HarmBench, benign prompts, and twins in HarmBench's forms."""
+    return _plain_and_formatted("choose", CONTRASTED, TWINS, prompts.twins(TWINS))
+
+
+def _plain_and_formatted(
+    split: prompts.Split, n_harmful: int, n_benign: int, *more: pl.DataFrame
+) -> pl.DataFrame:
+    """The first prompts of a split by id, and more, each plain and with one of the split's distractors."""
+    harmful, benign = (kind(split).sort("prompt_id") for kind in (prompts.harmful, prompts.benign))
+    plain = pl.concat([harmful.head(n_harmful), benign.head(n_benign), *more])
+    return prompts.with_distractors(plain, prompts.distractors(split), seed=0)
 
 
 def surface(m0: Checkpoint, m1: Checkpoint, frame: pl.DataFrame, *, folder: Path | None = None) -> Surfaced:
@@ -307,7 +313,7 @@ def packaged(m0: Checkpoint, pairs: PairSet, *, folder: Path, work: Path) -> Tra
         open_adapter=lambda path: distractor.open_m0(adapter=path),
         recipe=distractor.DPO,
         epochs=distractor.EPOCHS,
-        prompts=evaluation_prompts("report"),
+        prompts=evaluation_prompts(),
         work=work,
         m0_id=adapters_id(distractor.DATA, "m0*"),
     )

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from probekit._quiet import quiet_loading
+
 
 def shared_reference_trainer() -> Any:
     """TRL's DPO trainer with one more argument, `logps`: reference log-probs to look up and to add to."""
@@ -71,8 +73,7 @@ def as_it_was(hf: Any) -> Iterator[None]:
 
 @contextmanager
 def plain_attention(hf: Any) -> Iterator[None]:
-    """On a CPU, attention written out: the backward of torch's fused one takes longer than all the rest of a
-    step there (benchmarks/)."""
+    """On a CPU, attention written out: the backward of torch's fused one is slow there on short texts."""
     before = hf.config._attn_implementation
     if hf.device.type == "cpu":
         hf.set_attn_implementation("eager")
@@ -103,6 +104,13 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         datasets.enable_progress_bars()
+
+
+@contextmanager
+def prepared(hf: Any) -> Iterator[None]:
+    """What every training happens in: little noise, little waste, and afterwards the model as it was."""
+    with quiet(), quiet_loading(), as_it_was(hf), plain_attention(hf), replies_only():
+        yield
 
 
 def one_bar(trainer: Any) -> None:

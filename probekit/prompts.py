@@ -132,9 +132,6 @@ DISTRACTORS: tuple[Distractor, ...] = (
 )  # fmt: skip
 
 
-_TWINS = ((DEED_FORMS, DEEDS), (CLAIM_FORMS, CLAIMS))
-
-
 def distractors(split: Split) -> list[Distractor]:
     """The distractors of one split: "build", "choose" (settings are chosen on them) or "report".
 
@@ -285,7 +282,8 @@ def twins(n: int = 100, *, seed: int = 0) -> pl.DataFrame:
     >>> twins(2)["harmful"].to_list()
     [False, False]
     """
-    everything = [form.format(words) for forms, all_words in _TWINS for form in forms for words in all_words]
+    everything = [form.format(deed) for form in DEED_FORMS for deed in DEEDS]
+    everything += [form.format(claim) for form in CLAIM_FORMS for claim in CLAIMS]
     if not 0 < n <= len(everything):
         raise PromptError(f"n is {n}; there are {len(everything)} twins, ask for 1 to that many.")
     return prompt_frame(random.Random(seed).sample(everything, n), harmful=False, source="twins")

@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from probekit import sources
 from probekit._frozen import frozen_trunk
-from probekit._quiet import quiet_loading
-from probekit._trainers import (
-    as_it_was,
-    one_bar,
-    plain_attention,
-    quiet,
-    replies_only,
-    shared_reference_trainer,
-)
+from probekit._trainers import one_bar, prepared, shared_reference_trainer
 from probekit.checkpoints import Checkpoint, Message
 from probekit.pairs import PairSet
 
@@ -126,7 +118,7 @@ def train_sft(
         ]
     )
     steps = -(-len(rows) * epochs // recipe.batch_size)
-    with quiet(), quiet_loading(), as_it_was(checkpoint.hf), plain_attention(checkpoint.hf), replies_only():
+    with prepared(checkpoint.hf):
         trainer = SFTTrainer(
             model=checkpoint.hf,
             args=SFTConfig(
@@ -184,28 +176,21 @@ def train_dpo(
     wanted = dict.fromkeys(pair for pair, _ in order)
     if unknown := sorted(wanted.keys() - by_id.keys()):
         raise TrainingError(f"{len(unknown)} pairs of the order are not in the set, first {unknown[0]}")
-    lengths = _check_pairs(checkpoint, [by_id[pair] for pair in wanted])
+    lengths = _checked_lengths(checkpoint, [by_id[pair] for pair in wanted])
     size = recipe.batch_size
-    parts = [
+    batches = [
         sorted(order[at : at + size], key=lambda one: lengths[one[0]]) for at in range(0, len(order), size)
     ]
     from datasets import Dataset
     from trl import DPOConfig
 
-    data = Dataset.from_list([_example(by_id[pair], swapped) for part in parts for pair, swapped in part])
+    data = Dataset.from_list([_example(by_id[pair], swapped) for batch in batches for pair, swapped in batch])
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if recipe.sft_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, recipe.sft_weight]}
-    arguments = _arguments(recipe, steps=len(parts), seed=seed, at_once=math.gcd(size, MICRO))
+    arguments = _arguments(recipe, steps=len(batches), seed=seed, at_once=math.gcd(size, MICRO))
     trunk = frozen_trunk(checkpoint.hf, checkpoint.blocks_path, shared.first_block, shared.trunk)
-    with (
-        quiet(),
-        quiet_loading(),
-        as_it_was(checkpoint.hf),
-        trunk,
-        plain_attention(checkpoint.hf),
-        replies_only(),
-    ):
+    with prepared(checkpoint.hf), trunk:
         trainer = shared_reference_trainer()(
             logps=shared.logps,
             model=checkpoint.hf,
@@ -246,8 +231,8 @@ def _check_rows(checkpoint: Checkpoint, rows: Sequence[dict[str, str]]) -> None:
     _refuse_long(checkpoint, [(f"SFT row {i}", length) for i, length in enumerate(lengths)])
 
 
-def _check_pairs(checkpoint: Checkpoint, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Tokens of each pair's longer side."""
+def _checked_lengths(checkpoint: Checkpoint, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Tokens of each pair's longer side, none of which is longer than the context."""
     sides = [(row, side) for row in rows for side in ("chosen", "rejected")]
     lengths = [_length(checkpoint, row["prompt"], row[side]) for row, side in sides]
     named = [f"pair {row['pair_id']} ({side})" for row, side in sides]

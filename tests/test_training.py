@@ -332,6 +332,7 @@ def test_every_step_holds_exactly_the_examples_of_the_order_sorted_by_length(
     checkpoint = fresh()
     dpo(tmp_path / "out", shared=Shared(checkpoint))
     sides = {row["pair_id"]: (row["chosen"], row["rejected"]) for row in PAIRS.frame.iter_rows(named=True)}
+    assert len(spy["inputs"]) == 3
     for step, inputs in enumerate(spy["inputs"]):
         texts = [
             checkpoint.tokenizer.decode(ids[mask.bool()])
