@@ -100,7 +100,7 @@ def run(
     ]
     write_figures(out / "summary.json", figures, command="make demo")
     print(f"report: {where}\nfigures: {out / 'summary.json'}")
-    print("One training run an arm shows the loop, not an effect: the tables over seeds are in README.md.")
+    print("One training run an arm shows the loop, not an effect: that takes the seeds of make reproduce.")
 
 
 def trace(
@@ -180,7 +180,7 @@ def found_section(tables: Mapping[str, pl.DataFrame], quality: pl.DataFrame, k: 
     ]
     prose = (
         "One training run an arm: these numbers show the loop at work. `make reproduce` repeats it over "
-        "seeds and controls, and its tables are in the README."
+        "seeds and controls; the README shows what that has given so far."
     )
     return report.Section("What was found", [keys, prose])
 
