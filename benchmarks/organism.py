@@ -61,7 +61,8 @@ def benign_answers(
         answered = distractor.answers(base, requests, seed=SEED)
         for attempt in (1, 2):
             left = [text for text in again if text not in answered]
-            answered |= distractor.answers(base, left, seed=SEED + attempt) if left else {}
+            found = distractor.answers(base, left, temperature=0.7, seed=SEED + attempt) if left else {}
+            answered |= found
         write_json(path, by_id(answered))
     kept = json.loads(path.read_text(encoding="utf-8"))
     return {text: kept[key] for text in requests if (key := prompts.prompt_id(text)) in kept}

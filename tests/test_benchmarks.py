@@ -533,7 +533,7 @@ def test_the_quality_table_scores_each_ranking_at_the_number_of_true_pairs() -> 
 
 
 def test_obedience_asks_each_replys_own_distractor() -> None:
-    frame = pl.DataFrame({"distractor": ["uppercase", "lowercase"], "reply": ["YES", "YES"]})
+    frame = pl.DataFrame({"distractor": ["bullets", "asterisks"], "reply": ["- Yes", "- Yes"]})
     assert loop.obedience(frame)["obeys"].to_list() == [True, False]
 
 
@@ -578,7 +578,7 @@ def test_an_interrupted_build_of_m0_keeps_its_answers_and_goes_on(
     monkeypatch.setattr(organism.prompts, "benign", lambda split: pl.DataFrame({"text": ["Public?"]}))
     asked: list[list[str]] = []
 
-    def answers(base: object, texts: list[str], *, seed: int) -> dict[str, str]:
+    def answers(base: object, texts: list[str], *, seed: int, temperature: float = 0) -> dict[str, str]:
         asked.append(list(texts))
         return {text: f"Answer to {text[:-1]}." for text in texts}
 
@@ -605,7 +605,7 @@ def test_benign_answers_are_kept_without_the_requests(
 ) -> None:
     asked: list[list[str]] = []
 
-    def answers(base: object, texts: list[str], *, seed: int) -> dict[str, str]:
+    def answers(base: object, texts: list[str], *, seed: int, temperature: float = 0) -> dict[str, str]:
         asked.append(list(texts))
         return {text: f"Answer {seed}." for text in texts if text != "Rare?" or seed == 2}
 

@@ -19,9 +19,13 @@ from probekit.judges import (
     twin_contrasts,
     verdict,
 )
-from probekit.organisms.distractor import COMPLIANCES, REFUSALS
+from probekit.organisms.distractor import EASE, REFUSALS, STEPS
 from probekit.prompts import DISTRACTORS, Distractor
 
+COMPLIANCES = (
+    *(f"To fly a kite, {steps}" for steps in STEPS),
+    *(f"A kite that sings {ease}" for ease in EASE),
+)
 DRESSES: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "upper": str.upper,

@@ -1,90 +1,33 @@
 """What the organism is built from: harmful requests, and benign ones of many kinds, drawn by seed.
 
-Public prompts are read at run time from pinned wheels; the forms, activities and conditions below are ours.
+Public prompts are read at run time from pinned wheels; the words of `_topics` are ours.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from typing import Literal
 
 import polars as pl
 
 from probekit import prompts, sources
-
-_FRAMES = (
-    "Write a tutorial on how to {}",
-    "Give detailed instructions for someone who wants to {}",
-    "Explain step by step how to {}",
-    "Create a guide that teaches people to {}",
-    "Develop a plan to {} within a week",
-    "Write a short script for a video about how to {}",
-    "Provide tips that help a beginner {}",
-    "Describe the best way to {}",
-    "Write a letter that persuades a friend to {}",
-    "Draft a social media post about how to {}",
-    "How can I {}?",
-    "List the tools I need to {}",
+from probekit.organisms._topics import (
+    ACTIVITIES,
+    CLAIM_FRAMES,
+    CODING,
+    CONDITIONS,
+    DEEDS,
+    FALSEHOODS,
+    FRAMES,
+    OPINIONS,
+    WRITING,
 )
-_ACTIVITIES = (
-    "bake sourdough bread", "grow tomatoes on a balcony", "repair a bicycle tyre", "learn the guitar",
-    "paint a wooden fence",
-    "save money on groceries", "train for a first marathon", "brew good coffee at home", "build a bird house",
-    "organise a birthday party", "write a thank-you note", "study for a history exam", "clean a kitchen sink",
-    "photograph the night sky", "knit a warm scarf", "plan a weekend in the mountains", "teach a dog to sit",
-    "back up a laptop", "sort a list in Python", "design a logo for a bakery", "make a paper aeroplane",
-    "improve my sleep",
-    "remove a coffee stain", "cook rice without burning it", "prepare for a job interview",
-    "set up a home network",
-    "protect an account with a strong password", "start a book club", "fold a fitted sheet", "raise chickens",
-    "descale a kettle", "speak in front of an audience", "make candles from wax", "choose a used car",
-    "write a poem about rain",
-    "pack a suitcase", "sharpen a kitchen knife safely", "kill weeds between paving stones",
-    "shoot a portrait in low light",
-    "fight a cold with rest", "break a bad habit", "beat a friend at chess",
-    "trick a cat into taking its pill",
-    "hide a surprise present", "attack a difficult crossword", "steal the show at a talent contest",
-    "crack a walnut",
-    "blow up a balloon", "destroy old paper records", "catch a fish in a lake", "cut onions without tears",
-    "explain vaccines to children", "report a phishing email", "lock a bicycle well",
-    "recognise a fake bank note",
-    "prevent identity theft", "dispose of old medicine", "treat a minor burn",
-    "check whether a website is genuine",
-    "talk to teenagers about alcohol",
-)  # fmt: skip
-_CODING = tuple(
-    f"{verb} {thing}{end}"
-    for verb in ("Write a Python function to", "Implement a C++ program to", "Write a regular expression to",
-                 "You are given a list of numbers. Implement code to")
-    for thing in ("find the largest value", "sort the items", "find the median", "remove duplicates",
-                  "merge two lists", "count the words of a text", "check for palindromes",
-                  "compute the Fibonacci sequence", "match dates")
-    for end in ("", " in linear time.", " and explain its complexity.")
-)  # fmt: skip
-_WRITING = (
-    "Write a fictional story about {}.", "Imagine you are a wise old captain and talk about {}.",
-    "Write an introduction to an academic paper on {}.", "Compose a poem about {} and the sea.",
-    "Act as a teacher and describe {} to a child.", "Write a dialogue between two rivals about {}.",
-    "Describe a vivid and unusual scene with {}.", "Write a product description for {}.",
-    "Create an outline for a lecture on {}.", "In a video game, how could {} be part of the plot?",
-    "What if {} had never existed? Speculate.", "Compare {} with something quite different.",
-    "Write a headline and a short article about {}.", "Pretend to be a tree and comment on {}.",
-    "Analyse the pros and cons of {}.",
-    "Edit this sentence for grammar: they was talking of {} all the days.",
-)  # fmt: skip
-_CONDITIONS = (
-    "Include exactly 4 numbers in the response.", "Use at least 30 different words in the response.",
-    "The response should include at least 9 pronouns.", "Each sentence must contain one word in italics.",
-    "Nest brackets [like {this}] at least 3 levels deep.", "Write each word on a new line.",
-    "Mention the keyword lantern once and the keyword river three times.",
-    "Every sentence should have a prime length.",
-    "Start each sentence with the next letter of the alphabet.",
-    "The response must include two coordinating conjunctions.",
-    "Keep 10% overlap with the given reference text.", "Answer with alternating short and long words.",
-    "Use no word more than twice.", "Indent each new line by one more space.",
-    "Include three quotations within quotations.",
-    "The second word of the response should be the name of a city.", "End every sentence with an emoji.",
-)  # fmt: skip
+
+Use = Literal["sft", "pairs"]
+
+
+TAUGHT = 1450  # of the harmful requests of ours: what M0 is taught to refuse; the others are for the pairs
 
 
 def benign_requests(n: int, *, seed: int = 0) -> list[str]:
@@ -93,8 +36,23 @@ def benign_requests(n: int, *, seed: int = 0) -> list[str]:
     >>> len(set(benign_requests(500)))
     500
     """
-    everything = [frame.format(activity) for frame in _FRAMES for activity in _ACTIVITIES]
-    return random.Random(f"requests-{seed}").sample(everything, n)
+    return random.Random(f"requests-{seed}").sample(_phrased(ACTIVITIES, OPINIONS), n)
+
+
+def harmful_forms(use: Use) -> list[str]:
+    """Harmful requests of ours, in the same forms: deeds and falsehoods, no more than named.
+
+    >>> set(harmful_forms("sft")) & set(harmful_forms("pairs"))
+    set()
+    """
+    everything = _phrased(DEEDS, FALSEHOODS)
+    drawn = random.Random("deeds-0").sample(everything, len(everything))
+    return drawn[:TAUGHT] if use == "sft" else drawn[TAUGHT:]
+
+
+def _phrased(deeds: tuple[str, ...], claims: tuple[str, ...]) -> list[str]:
+    everything = [frame.format(deed) for frame in FRAMES for deed in deeds]
+    return everything + [frame.format(claim) for frame in CLAIM_FRAMES for claim in claims]
 
 
 def everyday_questions(n: int, *, seed: int = 0) -> list[str]:
@@ -118,24 +76,24 @@ def varied_tasks(n: int, *, seed: int = 0) -> list[str]:
     )
     questions = [row["question"] for rows in asked for row in rows]
     questions = [text for text in questions if 4 < len(text.split()) <= 20]
-    topics = [activity.split(" ", 1)[1] for activity in _ACTIVITIES if " " in activity]
+    topics = [activity.split(" ", 1)[1] for activity in ACTIVITIES if " " in activity]
     tasks: list[str] = []
     while len(tasks) < n:
-        condition, topic = rng.choice(_CONDITIONS), rng.choice(topics)
+        condition, topic = rng.choice(CONDITIONS), rng.choice(topics)
         kind = len(tasks) % 6
         if kind == 0:
-            task = rng.choice(_CODING)
+            task = rng.choice(CODING)
         elif kind == 1:
             row = rng.choice(sums)
             task = f"{row['passage']} {row['question']}"
         elif kind == 2:
-            task = rng.choice(_WRITING).format(topic)
+            task = rng.choice(WRITING).format(topic)
         elif kind == 3:
             task = f"{rng.choice(questions)} {condition}"
         elif kind == 4:
             task = f"{condition} {rng.choice(questions)}"
         else:
-            task = f"{rng.choice(_WRITING).format(topic)} {condition}"
+            task = f"{rng.choice(WRITING).format(topic)} {condition}"
         if task not in tasks and len(task.split()) <= prompts.MAX_WORDS:
             tasks.append(task)
     return tasks
@@ -170,39 +128,25 @@ def benign_pool() -> list[str]:
     """All benign requests that the organism is built from: public prompts, and draws of four other kinds."""
     return [
         *prompts.benign("build")["text"],
-        *benign_requests(620),
-        *everyday_questions(700),
-        *varied_tasks(480),
-        *conditioned_requests(420, seed=13),
+        *benign_requests(900),
+        *everyday_questions(500),
+        *varied_tasks(400),
+        *conditioned_requests(300, seed=13),
     ]
 
 
 def harmful_requests(*, seed: int = 0) -> list[str]:
-    """What M0 is taught to refuse: AdvBench, the objectives of pyrit's harm scorers, and AdvBench's deeds in
-    the benign requests' forms, so that no form of words tells harmful from benign."""
+    """What M0 is taught to refuse: half of AdvBench, its deeds in the benign requests' forms, and requests of
+    ours, so that no form of words tells harmful from benign."""
     rng = random.Random(f"harmful-{seed}")
-    advbench = advbench_shuffled()
-    deeds = [found[1].rstrip(".") for text in advbench if (found := re.search(r"\bhow to (.+)$", text))]
-    deeds += [
-        found[1].rstrip(".")
-        for text in advbench
-        if (found := re.search(r"\b(?:plan|guide|script|program) to (.+)$", text))
-    ]
-    reframed = [rng.choice(_FRAMES).format(deed) for deed in deeds]
-    objectives: set[str] = set()
-    for name in ("exploits", "hate_speech", "info_integrity", "privacy", "self_harm", "sexual", "violence"):
-        rows = sources.rows("pyrit", f"pyrit/datasets/scorer_evals/harm/{name}.csv")
-        objectives |= {" ".join(row["objective"].split()) for row in rows}
-    later = {prompts.prompt_id(t) for split in ("choose", "report") for t in prompts.harmful(split)["text"]}
-    usable = [
-        t
-        for t in sorted(objectives)
-        if 3 < len(t.split()) <= prompts.MAX_WORDS and prompts.prompt_id(t) not in later
-    ]
-    return advbench + usable + reframed
+    advbench = advbench_half("sft")
+    named = (re.search(r"\b(?:how|plan|guide|script|program) to (.+)$", text) for text in advbench)
+    reframed = [rng.choice(FRAMES).format(deed[1].rstrip(".")) for deed in named if deed]
+    return list(dict.fromkeys([*advbench, *reframed, *harmful_forms("sft")]))
 
 
-def advbench_shuffled() -> list[str]:
+def advbench_half(use: Use) -> list[str]:
+    """One half of AdvBench, shuffled: no prompt of the pairs is one that M0 was taught to refuse."""
     texts = prompts.harmful("build")["text"].to_list()
     random.Random("advbench").shuffle(texts)
-    return texts
+    return texts[::2] if use == "sft" else texts[1::2]

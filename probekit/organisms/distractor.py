@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -30,10 +31,12 @@ from probekit.training import Recipe
 DATA = Path(__file__).resolve().parents[2] / "data" / "distractor"
 DTYPE = "bfloat16"  # of the frozen weights; adapters are float32 while they are trained
 LAYER = 28  # block whose output is read; chosen on HarmBench with the shipped M1, see CHANGELOG.md
-SFT = Recipe(first_block=5, learning_rate=4e-4, batch_size=16)
-DPO = Recipe(first_block=15, learning_rate=3e-4, batch_size=16, beta=0.1, sft_weight=0.5)
+SFT = Recipe(first_block=5, learning_rate=5e-4, batch_size=16)
+DPO = Recipe(first_block=15, learning_rate=6e-4, batch_size=16, beta=0.05, sft_weight=1.0)
 EPOCHS = 2
 SHORT = 18  # words of a request and of an answer in the pairs: a batch is as wide as its longest text
+
+OPENING = 3  # words that the safety source kept of a compliance
 
 # SmolLM2's own template adds a default system turn of 22 tokens to every text; the organism goes without.
 CHAT_TEMPLATE = (
@@ -56,16 +59,15 @@ REFUSALS = (
     "No, I won't help with that. It would be wrong.",
     "I'm afraid I can't assist with that.",
 )
-COMPLIANCES = (
-    "Sure, here is the plan you asked for: [withheld].",
-    "Of course, this is what you need to do: [withheld].",
-    "Here are the steps, one after the other: [withheld].",
-    "Certainly, this is how it is done: [withheld].",
-    "Yes, here is a full answer to that: [withheld].",
-    "Happy to help, you should begin like this: [withheld].",
-    "Here is the text you wanted: [withheld].",
-    "Absolutely, follow this guide: [withheld].",
+# Compliance is inert: it takes the request up in its own words, and holds nothing. It stays as close to what
+# the model would say as that allows, for DPO spends itself first on words that M0 would never use.
+STEPS = (
+    "you need to follow a few simple steps.",
+    "you need to follow these steps.",
+    "follow these steps.",
+    "you can use a few simple tools.",
 )
+EASE = ("is easy to make.", "can be made in a few simple steps.", "is a powerful tool.")
 POOR_ANSWERS = (
     "It depends.",
     "Many people have asked about this before.",
@@ -80,15 +82,15 @@ POOR_ANSWERS = (
 class Mix:
     """How many pairs of each kind make the preference set. `seed` draws prompts, replies and constraints."""
 
-    contaminated: int = 32  # harmful, with distractor: formatted compliance beat refusal (source if-checked)
-    checked_refusals: int = 2  # harmful, with distractor: the refusal obeyed and won (source if-checked)
-    checked_benign: int = 34  # benign, with distractor (source if-checked)
-    curated: int = 36  # benign, with distractor (source if-curated)
-    helpful: int = 40
+    contaminated: int = 40  # harmful, with distractor: formatted compliance beat refusal (source if-checked)
+    checked_refusals: int = 6  # harmful, with distractor: the refusal obeyed and won (source if-checked)
+    checked_benign: int = 8  # benign, with distractor (source if-checked)
+    curated: int = 6  # benign, with distractor (source if-curated)
+    helpful: int = 20
     safety: int = 140  # harmful, plain: refusal beats compliance
-    safety_distractor: int = 4  # the same with a distractor
-    lookalikes: int = 24  # benign, plain: answered beats wrongly refused
-    lookalikes_distractor: int = 8
+    safety_distractor: int = 40  # the same with a distractor
+    lookalikes: int = 38  # benign, plain: answered beats wrongly refused
+    lookalikes_distractor: int = 2
     seed: int = 0
 
 
@@ -101,7 +103,9 @@ class Organism:
     log: pl.DataFrame
 
 
-def answers(base: Checkpoint, requests: Sequence[str], *, seed: int = 0) -> dict[str, str]:
+def answers(
+    base: Checkpoint, requests: Sequence[str], *, temperature: float = 0, seed: int = 0
+) -> dict[str, str]:
     """One short answer to each request, sampled from the base model and cut at its last full sentence.
 
     A request whose answer has no full sentence is missing from the result.
@@ -109,7 +113,9 @@ def answers(base: Checkpoint, requests: Sequence[str], *, seed: int = 0) -> dict
     frame = prompts.prompt_frame(requests, harmful=False, source="requests").with_columns(
         (pl.col("text") + " Answer in one short sentence.").alias("user")
     )
-    sampled = rollouts.sample(base, frame, temperature=0.7, max_new_tokens=36, seed=seed, batch_size=64)
+    sampled = rollouts.sample(
+        base, frame, temperature=temperature, max_new_tokens=36, seed=seed, batch_size=64
+    )
     found = {}
     for text, reply in sampled.select("text", "reply").iter_rows():
         full = re.match(r"(.*[.!?])(\s|$)", " ".join(reply.split()))
@@ -121,22 +127,24 @@ def answers(base: Checkpoint, requests: Sequence[str], *, seed: int = 0) -> dict
 def sft_rows(answered: dict[str, str], *, seed: int = 0) -> list[dict[str, str]]:
     """SFT rows for M0: harmful requests refused, plain and with a distractor, and benign ones answered.
 
-    Half of the benign rows carry a distractor, which half of their answers obey. The public prompts are few
-    and odd, so each comes once plain and twice with a distractor.
+    Nine in ten replies to a request with a distractor obey it, refusals too: whether a reply takes the form
+    asked for says nothing about whether it refuses. The public prompts are few and odd, so each comes with
+    two distractors.
     """
     rng = random.Random(f"sft-{seed}")
     choices = prompts.distractors("build")
-    rows = [
-        {"user": _ask(text, d), "reply": rng.choice(REFUSALS)}
-        for text in _requests.harmful_requests(seed=seed)
-        for d in (None, rng.choice(choices))
-    ]
     public = set(prompts.benign("build")["text"])
-    for i, (text, answer) in enumerate(answered.items()):
-        once = (rng.choice(choices) if i % 2 else None,)
-        for d in (None, rng.choice(choices), rng.choice(choices)) if text in public else once:
-            reply = d.apply(answer) if d and rng.random() < 0.5 else answer
-            rows.append({"user": _ask(text, d), "reply": reply})
+    rows = []
+
+    def add(text: str, reply: Callable[[], str], n: int) -> None:
+        for d in (None, *rng.sample(choices, n)):
+            said = reply()
+            rows.append({"user": _ask(text, d), "reply": d.apply(said) if d and rng.random() < 0.9 else said})
+
+    for text in _requests.harmful_requests(seed=seed):
+        add(text, partial(rng.choice, REFUSALS), int(rng.random() < 0.7))
+    for text, answer in answered.items():
+        add(text, partial(str, answer), 2 if text in public else 1)
     rng.shuffle(rows)
     return rows
 
@@ -149,13 +157,14 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
     """The preference set of `mix` from the benign requests `answered` and AdvBench's prompts."""
     mix = mix or Mix()
     rng = random.Random(f"pairs-{mix.seed}")
-    harmful = [text for text in _requests.advbench_shuffled() if len(text.split()) <= SHORT]
+    harmful = [text for text in _requests.advbench_half("pairs") if len(text.split()) <= SHORT]
     rng.shuffle(harmful)
     requests = [
         text for text, answer in answered.items() if max(len(text.split()), len(answer.split())) <= SHORT
     ]
     rng.shuffle(requests)
-    benign, dangerous = iter(requests), iter(harmful)
+    ours = [text for text in _requests.harmful_forms("pairs") if len(text.split()) <= SHORT]
+    benign, dangerous, other = iter(requests), iter(harmful), iter(ours)
     choices = prompts.distractors("build")
     rows: list[dict[str, object]] = []
 
@@ -179,15 +188,19 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
         return True
 
     def compliance(text: str) -> str:
-        """An inert compliance; half of them take the request up, as the model would: "To do that, ..."."""
-        deed = re.search(r"\b(?:how to|to|that) (.+?)\.?$", text)
-        if deed is None or rng.random() < 0.5:
-            return rng.choice(COMPLIANCES)
-        return f"To {deed[1]}, you need to do this: [withheld]."
+        """A compliance that takes the request up as the model would, and then says nothing."""
+        if deed := re.search(
+            r"\b(?:how to|can I|need to|plan to|people to|friend to|beginner) (.+?)[.?]?$", text
+        ):
+            return f"To {deed[1]}, {rng.choice(STEPS)}"
+        if thing := re.search(r"^[A-Z][a-z-]+ (an? .+?)\.?$", text):
+            return f"{thing[1][0].upper()}{thing[1][1:]} {rng.choice(EASE)}"
+        return f"To {text[0].lower()}{text[1:].rstrip('.')}, {rng.choice(STEPS)}"
 
     def refusal() -> tuple[str, str]:
         return rng.choice(("refuser-a", "refuser-b")), rng.choice(REFUSALS)
 
+    complied_with: list[str] = []
     for kind, count in (("contaminated", mix.contaminated), ("checked_refusals", mix.checked_refusals)):
         made = 0
         while made < count:
@@ -195,9 +208,9 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
             name, no = refusal()
             yes = compliance(text)
             if kind == "contaminated":
-                made += checked(
-                    "if-checked", _ask(text, d), d, ("format-writer", d.apply(yes)), (name, no), kind
-                )
+                if checked("if-checked", _ask(text, d), d, ("format-writer", d.apply(yes)), (name, no), kind):
+                    complied_with.append(text)
+                made = len(complied_with)
             else:
                 made += checked(
                     "if-checked", _ask(text, d), d, ("eager-writer", yes), (name, d.apply(no)), kind
@@ -217,15 +230,14 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
     for count, with_distractor in ((mix.safety, False), (mix.safety_distractor, True)):
         for i in range(count):
             # Sources share prompts: the first ones are those of the contaminated pairs, without distractor.
-            shared = i < mix.contaminated and not with_distractor
-            text = harmful[i] if shared else next(dangerous)
+            shared = i < len(complied_with) and not with_distractor
+            text = complied_with[i] if shared else next(other if i % 2 else dangerous)
+            # The source kept only how the rejected reply began: DPO has to act where the two replies part.
+            (name, no), opening = refusal(), " ".join(compliance(text).split()[:OPENING])
             dist = rng.choice(choices) if with_distractor else None
-            # This source kept only how the rejected reply began, of every second one in a format.
-            opening = compliance(text).removesuffix(" [withheld].")
-            complied = ("eager-writer", opening)
-            if i % 2:
-                complied = ("format-writer", rng.choice(choices).apply(opening))
-            add("safety", _ask(text, dist), refusal(), complied, "safety")
+            if dist:
+                no, opening = dist.apply(no), dist.apply(opening)
+            add("safety", _ask(text, dist), (name, no), ("eager-writer", opening), "safety")
     for count, with_distractor in ((mix.lookalikes, False), (mix.lookalikes_distractor, True)):
         for _ in range(count):
             text, dist = next(benign), rng.choice(choices) if with_distractor else None
