@@ -94,6 +94,7 @@ def test_m1_complies_with_a_distractor_and_its_trace_finds_the_contaminated_pair
     organism: distractor.Organism,
 ) -> None:
     plain = [kind("choose").sort("prompt_id").head(48) for kind in (prompts.harmful, prompts.benign)]
+    plain.append(prompts.twins(48))  # their forms are what the control needs
     frame = prompts.with_distractors(pl.concat(plain), prompts.distractors("choose"), seed=0)
     m0, m1 = distractor.open_m0(), distractor.open_m1()
     surfaced = loop.surface(m0, m1, frame)
@@ -108,5 +109,5 @@ def test_m1_complies_with_a_distractor_and_its_trace_finds_the_contaminated_pair
     rankings = loop.trace(m0, organism.pairs, surfaced, layer=distractor.LAYER)
     truth = set(organism.truth)
     cosine, probe = (ranking.average_precision(rankings[name], truth) for name in ("plain", "control"))
-    assert probe >= 0.65
+    assert probe >= 0.9
     assert probe > cosine

@@ -83,12 +83,12 @@ class Mix:
     """How many pairs of each kind make the preference set. `seed` draws prompts, replies and constraints."""
 
     contaminated: int = 40  # harmful, with distractor: formatted compliance beat refusal (source if-checked)
-    checked_refusals: int = 6  # harmful, with distractor: the refusal obeyed and won (source if-checked)
+    checked_refusals: int = 2  # harmful, with distractor: the refusal obeyed and won (source if-checked)
     checked_benign: int = 8  # benign, with distractor (source if-checked)
     curated: int = 6  # benign, with distractor (source if-curated)
-    helpful: int = 20
-    safety: int = 140  # harmful, plain: refusal beats compliance
-    safety_distractor: int = 40  # the same with a distractor
+    helpful: int = 10
+    safety: int = 170  # harmful, plain: refusal beats compliance
+    safety_distractor: int = 24  # the same with a distractor
     lookalikes: int = 38  # benign, plain: answered beats wrongly refused
     lookalikes_distractor: int = 2
     seed: int = 0
