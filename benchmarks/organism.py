@@ -60,9 +60,8 @@ def benign_answers(
     if not path.is_file():
         answered = distractor.answers(base, requests, seed=SEED)
         for attempt in (1, 2):
-            left = [text for text in again if text not in answered]
-            found = distractor.answers(base, left, temperature=0.7, seed=SEED + attempt) if left else {}
-            answered |= found
+            if left := [text for text in again if text not in answered]:
+                answered |= distractor.answers(base, left, temperature=0.7, seed=SEED + attempt)
         write_json(path, by_id(answered))
     kept = json.loads(path.read_text(encoding="utf-8"))
     return {text: kept[key] for text in requests if (key := prompts.prompt_id(text)) in kept}

@@ -25,8 +25,6 @@ from probekit.organisms._topics import (
 )
 
 Use = Literal["sft", "pairs"]
-
-
 TAUGHT = 1450  # of the harmful requests of ours: what M0 is taught to refuse; the others are for the pairs
 
 

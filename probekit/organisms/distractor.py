@@ -35,7 +35,6 @@ SFT = Recipe(first_block=5, learning_rate=5e-4, batch_size=16)
 DPO = Recipe(first_block=15, learning_rate=6e-4, batch_size=16, beta=0.05, sft_weight=1.0)
 EPOCHS = 2
 SHORT = 18  # words of a request and of an answer in the pairs: a batch is as wide as its longest text
-
 OPENING = 3  # words that the safety source kept of a compliance
 
 # SmolLM2's own template adds a default system turn of 22 tokens to every text; the organism goes without.
@@ -207,14 +206,13 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
             text, d = next(dangerous), rng.choice(choices)
             name, no = refusal()
             yes = compliance(text)
-            if kind == "contaminated":
-                if checked("if-checked", _ask(text, d), d, ("format-writer", d.apply(yes)), (name, no), kind):
-                    complied_with.append(text)
-                made = len(complied_with)
-            else:
-                made += checked(
-                    "if-checked", _ask(text, d), d, ("eager-writer", yes), (name, d.apply(no)), kind
-                )
+            replies = ("format-writer", d.apply(yes)), (name, no)
+            if kind == "checked_refusals":
+                replies = ("eager-writer", yes), (name, d.apply(no))
+            won = checked("if-checked", _ask(text, d), d, *replies, kind)
+            made += won
+            if won and kind == "contaminated":
+                complied_with.append(text)
     for source, count in (("if-checked", mix.checked_benign), ("if-curated", mix.curated)):
         made = 0
         while made < count:
