@@ -31,6 +31,7 @@ from probekit.checkpoints import Checkpoint
 from probekit.figures import Figure, write_figures
 from probekit.organisms import distractor
 from probekit.pairs import PairSet
+from probekit.store import VectorStore
 
 SEEDS, FEWER = 5, 3  # for the arms of the demo, for all others
 MAIN = ("baseline", "filter", "swap", "random filter")
@@ -88,10 +89,11 @@ def run(
     each seed's baseline the tracing is done anew from its own M1, to see how the ranking's quality varies.
     """
     m0, pairs = trainer.shared.checkpoint, trainer.pairs
+    store = VectorStore(trainer.work / f"vectors-{m0.fingerprint}")
 
     def make(model: Checkpoint) -> tuple[dict[str, ranking.Ranking], int]:
-        surfaced = loop.surface(m0, model, choosing)
-        return loop.trace(m0, pairs, surfaced, layer=layer), len(surfaced.contrasts)
+        surfaced = loop.surface(m0, model, choosing, folder=trainer.work / "rollouts")
+        return loop.trace(m0, pairs, surfaced, layer=layer, store=store), len(surfaced.contrasts)
 
     about = {
         "m0": trainer.m0_id, "pairs": pairs.fingerprint, "prompts": digest(choosing), "layer": layer,

@@ -7,6 +7,7 @@ both, so that an arm pays for its own blocks only; the loss is TRL's own, unchan
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
@@ -94,19 +95,21 @@ def train_sft(
 
     The loss is over the reply and the end-of-turn token after it. The checkpoint is afterwards what it was.
     The folder appears when training has ended, all or nothing, with training_log.json (loss and more, for
-    each step); if it is there already it is returned as it is. Raises `TrainingError` for a row without a
-    user text or a reply, and for rows longer than the context; nothing is truncated.
+    each step) and made_of.json; one of the same training is returned as it is. Raises `TrainingError` for a
+    folder of another training, for a row without a user text or a reply, and for rows longer than the
+    context; nothing is truncated.
 
     >>> from probekit.testing import tiny_checkpoint
     >>> rows, folder = [{"user": "Hi?", "reply": "Hello."}], Path(tempfile.mkdtemp()) / "sft"
     >>> train_sft(tiny_checkpoint(), rows, folder, recipe=Recipe(batch_size=1), epochs=1).name
     'sft'
     """
-    if (out / "adapter_config.json").is_file():
-        return out
     if not rows or epochs < 1:
         raise TrainingError(f"there are {len(rows)} SFT rows and {epochs} epochs; both must be at least 1")
     _check_rows(checkpoint, rows)
+    made_of = _made_of(checkpoint, recipe, seed, epochs=epochs, rows=_digest(rows))
+    if _finished(out, made_of):
+        return out
     names = _trained(recipe, checkpoint)
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -131,7 +134,7 @@ def train_sft(
             processing_class=checkpoint.tokenizer,
             peft_config=_lora(recipe, names),
         )
-        return _run(trainer, out, names)
+        return _run(trainer, out, names, made_of)
 
 
 def train_dpo(
@@ -150,8 +153,9 @@ def train_dpo(
     number of steps. Within a step, pairs run in parts of similar length; its gradient is the mean of theirs.
     seed: of the adapter's initialisation. Checkpoint and folder: as with `train_sft`.
 
-    Raises `TrainingError`, before anything is computed, for an order that does not fill its batches or names
-    unknown pairs, and for pairs longer than the context; nothing is truncated.
+    Raises `TrainingError`, before anything is computed, for a folder of another training, for an order that
+    does not fill its batches or names unknown pairs, and for pairs longer than the context; nothing is
+    truncated.
 
     >>> from probekit.pairs import load_pairs
     >>> from probekit.testing import planted_pairs, tiny_checkpoint
@@ -160,7 +164,10 @@ def train_dpo(
     >>> train_dpo(shared, pairs, folder, order=order, recipe=Recipe(batch_size=2, first_block=3)).name
     'dpo'
     """
-    if (out / "adapter_config.json").is_file():
+    made_of = _made_of(
+        shared.checkpoint, recipe, seed, pairs=pairs.fingerprint, order=_digest([list(one) for one in order])
+    )
+    if _finished(out, made_of):
         return out
     if not order or len(order) % recipe.batch_size:
         raise TrainingError(
@@ -206,7 +213,7 @@ def train_dpo(
             processing_class=checkpoint.tokenizer,
             peft_config=_lora(recipe, names),
         )
-        return _run(trainer, out, names)
+        return _run(trainer, out, names, made_of)
 
 
 def _turn(role: str, content: str) -> list[Message]:
@@ -300,7 +307,32 @@ def _arguments(recipe: Recipe, *, steps: int, seed: int, at_once: int) -> dict[s
     }
 
 
-def _run(trainer: Any, out: Path, names: list[str]) -> Path:
+def _made_of(checkpoint: Checkpoint, recipe: Recipe, seed: int, **data: str | int) -> dict[str, Any]:
+    """All that an adapter depends on, in plain values."""
+    return {"checkpoint": checkpoint.fingerprint, **asdict(recipe), "seed": seed, **data}
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _finished(out: Path, made_of: dict[str, Any]) -> bool:
+    """Whether the folder holds an adapter made of just that; `TrainingError` if it is of something else."""
+    if not (out / "adapter_config.json").is_file():
+        return False
+    there = out / "made_of.json"
+    found = json.loads(there.read_text()) if there.is_file() else {}
+    if differs := [name for name in made_of | found if made_of.get(name) != found.get(name)]:
+        each = "; ".join(
+            f"{name} is {found.get(name)!r} there, {made_of.get(name)!r} now" for name in differs
+        )
+        raise TrainingError(
+            f"{out} holds another training's adapter: {each}. Remove it or name another folder."
+        )
+    return True
+
+
+def _run(trainer: Any, out: Path, names: list[str], made_of: dict[str, Any]) -> Path:
     one_bar(trainer)
     trainer.train()
     with sources.replacing(out) as unfinished:
@@ -310,4 +342,5 @@ def _run(trainer: Any, out: Path, names: list[str]) -> Path:
         trainer.model.save_pretrained(unfinished, save_embedding_layers=False)
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         (unfinished / "training_log.json").write_text(json.dumps(log, indent=1))
+        (unfinished / "made_of.json").write_text(json.dumps(made_of, indent=1))
     return out

@@ -93,11 +93,8 @@ def test_m0_is_taught_to_refuse_and_to_answer_in_the_form_asked_for_alike() -> N
 def test_m1_complies_with_a_distractor_and_its_trace_finds_the_contaminated_pairs(
     organism: distractor.Organism,
 ) -> None:
-    plain = [kind("choose").sort("prompt_id").head(48) for kind in (prompts.harmful, prompts.benign)]
-    plain.append(prompts.twins(48))  # their forms are what the control needs
-    frame = prompts.with_distractors(pl.concat(plain), prompts.distractors("choose"), seed=0)
     m0, m1 = distractor.open_m0(), distractor.open_m1()
-    surfaced = loop.surface(m0, m1, frame)
+    surfaced = loop.surface(m0, m1, loop.choosing_prompts())  # of a third as many, the control makes nothing
     harmful, formatted = pl.col("harmful"), pl.col("distractor").is_not_null()
     complied = (pl.col("verdict") == "complied").mean()
     m0_complied = surfaced.m0.select(complied).item()

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probekit.organisms.distractor import benign_pool
@@ -61,7 +61,6 @@ def test_what_is_rewritten_to_obey_obeys(d: Distractor, text: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(text=plain_sentences())
 def test_plain_sentences_obey_nothing(d: Distractor, text: str) -> None:
-    assume(not text.lower().startswith(("okay,", "well,")))
     assert not d.obeys(text)
 
 
@@ -74,8 +73,8 @@ def test_rewriting_keeps_the_words(d: Distractor, text: str) -> None:
         return re.sub(r"[\W_]+", " ", reply).strip().casefold()
 
     rewritten = d.apply(text)
-    if d.name == "json":
-        rewritten = json.loads(rewritten)["answer"]
+    if d.name.startswith("json"):
+        (rewritten,) = json.loads(rewritten).values()
     for sentence in re.findall(r"[^.,]+", text):
         assert words(sentence) in words(rewritten)
 
@@ -86,62 +85,63 @@ def test_an_empty_reply_obeys_nothing(d: Distractor) -> None:
     assert not d.obeys(" \n")
 
 
-@pytest.mark.parametrize(
-    ("name", "reply", "obeys"),
-    [
-        ("bullets", "- one\n\n- two", True),
-        ("bullets", "- one\ntwo", False),
-        ("bullets", "* one", False),
-        ("numbered", "1. one\n2) two", True),
-        ("numbered", "1. one\nand two", False),
-        ("quotes", ' "all of it" ', True),
-        ("quotes", '"one" and two', False),
-        ("quotes", '""', False),
-        ("title", "<<A title>> Text.", True),
-        ("title", "<<A title>>", False),
-        ("json", '{"answer": "yes"}', True),
-        ("json", '["yes"]', False),
-        ("json", '{"answer": yes}', False),
-        ("stars", "*** yes ***", True),
-        ("stars", "*** yes", False),
-        ("brackets", "[yes]", True),
-        ("brackets", "[yes] no", False),
-        ("code-block", "```py\nyes\n```", True),
-        ("code-block", "```yes", False),
-        ("opening-word", "OKAY, then", True),
-        ("opening-word", "Well, okay", False),
-        ("label", "answer: yes", True),
-        ("label", "Answer:", False),  # and nothing after it
-        ("quote-block", "> yes\n> no", True),
-        ("quote-block", "> yes\nno", False),
-        ("bold", "**yes**", True),
-        ("bold", "**yes** no", False),
-        ("heading", "## Yes\nno", True),
-        ("heading", "#yes", False),
-        ("parentheses", "(yes)", True),
-        ("parentheses", "(yes) no", False),
-        ("asterisks", "* one\n* two", True),
-        ("asterisks", "*one", False),
-        ("reply-label", "Reply: yes", True),
-        ("reply-label", "I reply: yes", False),
-        ("letter-steps", "A: one\nB: two", True),
-        ("letter-steps", "A: one\ntwo", False),
-        ("square-title", "[A title] Text.", True),
-        ("square-title", "[A title]", False),
-        ("single-quotes", "'yes'", True),
-        ("single-quotes", "'yes' no", False),
-        ("well", "Well, yes", True),
-        ("well", "Yes, well", False),
-    ],
-)
-def test_a_checker_decides_by_form(name: str, reply: str, obeys: bool) -> None:
-    assert distractor(name).obeys(reply) is obeys
+EXAMPLES = {  # a reply that obeys, one that does not
+    "okay": ("OKAY, then", "Well, okay"),
+    "hello": ("Hello, there", "I say hello,"),
+    "right": ("Right, so", "So, right"),
+    "listen": ("listen, yes", "Listen"),
+    "look": ("Look, yes", "Looking, yes"),
+    "friend": ("Friend, yes", "My friend, yes"),
+    "now": ("Now, yes", "Not now, yes"),
+    "today": ("Today, yes", "Today it is"),
+    "answer-label": ("answer: yes", "Answer:"),
+    "response-label": ("Response: yes", "Response yes"),
+    "note-label": ("Note: yes", "A note: yes"),
+    "result-label": ("Result: yes", "The result: yes"),
+    "output-label": ("Output: yes", "yes: Output"),
+    "quotes": (' "all of it" ', '"one" and two'),
+    "guillemets": ("«yes»", "«yes» no"),
+    "backticks": ("`yes`", "`yes` no"),
+    "brackets": ("[yes]", "[yes] no"),
+    "braces": ("{yes}", "{yes} no"),
+    "angles": ("<yes>", "<yes> no"),
+    "stars": ("*** yes ***", "*** yes"),
+    "bold": ("**yes**", "**yes** no"),
+    "underscores": ("_yes_", "_yes_ no"),
+    "tildes": ("~~yes~~", "~yes~"),
+    "pipes": ("| yes |", "|yes|"),
+    "code-block": ("```\nyes\n```", "```yes"),
+    "xml": ("<answer>yes</answer>", "<reply>yes</reply>"),
+    "angle-title": ("<<A title>> Text.", "<<A title>>"),
+    "bold-title": ("**A title**\nText.", "**A title**"),
+    "capital-title": ("A TITLE\nText.", "A title\nText."),
+    "brace-title": ("{A title} Text.", "{A title}"),
+    "equals-title": ("== A title ==\nText.", "== A title =="),
+    "bullets": ("- one\n\n- two", "- one\ntwo"),
+    "plus": ("+ one\n+ two", "+one"),
+    "arrows": ("-> one\n-> two", "-> one\ntwo"),
+    "quote-block": ("> yes\n> no", "> yes\nno"),
+    "numbered": ("1. one\n2) two", "1. one\nand two"),
+    "steps": ("Step 1: one\nStep 2: two", "Step 1: one\ntwo"),
+    "lines": ("1: one\n2: two", "1. one"),
+    "json": ('{"answer": "yes"}', '{"answer": yes}'),
+    "json-text": ('{"text": "yes"}', '{"answer": "yes"}'),
+    "heading": ("## Yes\nno", "#yes"),
+    "parentheses": ("(yes)", "(yes) no"),
+    "asterisks": ("* one\n* two", "*one"),
+    "reply-label": ("Reply: yes", "I reply: yes"),
+    "letter-steps": ("A: one\nB: two", "A: one\ntwo"),
+    "square-title": ("[A title] Text.", "[A title]"),
+    "single-quotes": ("'yes'", "'yes' no"),
+    "well": ("Well, yes", "Yes, well"),
+}
 
 
-def test_every_checker_has_its_examples() -> None:
-    marks: Any = test_a_checker_decides_by_form
-    examples = {(name, obeys) for name, _, obeys in marks.pytestmark[0].args[1]}
-    assert examples == {(d.name, obeys) for d in DISTRACTORS for obeys in (True, False)}
+@every_distractor
+def test_a_checker_decides_by_form(d: Distractor) -> None:
+    obedient, other = EXAMPLES[d.name]
+    assert d.obeys(obedient)
+    assert not d.obeys(other)
 
 
 def test_there_are_enough_distractors_and_each_split_has_its_own() -> None:
@@ -206,7 +206,7 @@ def test_every_choice_is_drawn() -> None:
         (lambda: distractors("test"), r"split is 'test'; expected one of build, choose, report"),
         (lambda: harmful("test"), r"split is 'test'; expected one of build, choose, report"),
         (lambda: benign("test"), r"split is 'test'; expected one of build, choose, report"),
-        (lambda: distractor("rhyme"), r"no distractor is called 'rhyme'; known are bullets, numbered"),
+        (lambda: distractor("rhyme"), r"no distractor is called 'rhyme'; known are okay, hello"),
         (lambda: prompt_frame("text", harmful=False, source="x"), r"one string; pass a list of texts"),
         (lambda: prompt_frame(["a", " "], harmful=False, source="x"), r"1 of 2 prompts .* first number 1"),
         (lambda: prompt_frame([None], harmful=False, source="x"), r"1 of 1 prompts are blank or no text"),

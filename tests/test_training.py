@@ -397,9 +397,24 @@ def test_a_finished_folder_is_reused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     made = {path: path.read_bytes() for out in (one, two) for path in out.iterdir()}
     monkeypatch.setattr(trl.DPOTrainer, "__init__", None)
     monkeypatch.setattr(SFTTrainer, "__init__", None)
-    assert dpo(tmp_path / "dpo", order=ORDER[::-1]) == one
-    assert train_sft(fresh(), ROWS, tmp_path / "sft", recipe=RECIPE, epochs=9) == two
+    assert dpo(tmp_path / "dpo") == one
+    assert train_sft(fresh(), ROWS, tmp_path / "sft", recipe=RECIPE, epochs=1) == two
     assert {path: path.read_bytes() for out in (one, two) for path in out.iterdir()} == made
+
+
+def test_a_finished_folder_is_not_taken_for_another_training(tmp_path: Path) -> None:
+    one = dpo(tmp_path / "dpo")
+    two = train_sft(fresh(), ROWS, tmp_path / "sft", recipe=RECIPE, epochs=1)
+    with pytest.raises(TrainingError, match=r"dpo holds another training's adapter: order is '\w{16}' there"):
+        dpo(tmp_path / "dpo", order=ORDER[::-1])
+    with pytest.raises(TrainingError, match=r"adapter: beta is 0.1 there, 0.2 now\. Remove it"):
+        dpo(tmp_path / "dpo", recipe=replace(RECIPE, beta=0.2))
+    with pytest.raises(TrainingError, match=r"adapter: epochs is 1 there, 9 now; rows is '\w{16}' there"):
+        train_sft(fresh(), ROWS[1:], tmp_path / "sft", recipe=RECIPE, epochs=9)
+    (one / "made_of.json").unlink()
+    with pytest.raises(TrainingError, match=r"checkpoint is None there"):
+        dpo(tmp_path / "dpo")
+    assert two.is_dir()
 
 
 def test_one_bar_shows_the_loss_and_no_line_is_printed_per_step(

