@@ -15,7 +15,7 @@ import polars as pl
 
 from benchmarks import loop
 from benchmarks.demo import show
-from benchmarks.results import About, ResultError, differences, digest, read_result, share
+from benchmarks.results import About, ResultError, digest, read_result, share
 from benchmarks.tables import (
     AGAINST,
     arm_figures,
@@ -27,6 +27,7 @@ from benchmarks.tables import (
     reduction_figures,
 )
 from probekit import arms, judges, ranking
+from probekit._differences import differences
 from probekit.checkpoints import Checkpoint
 from probekit.figures import Figure, write_figures
 from probekit.organisms import distractor

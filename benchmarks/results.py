@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from probekit import sources
+from probekit._differences import differences
 
 About = Mapping[str, Any]
 """What a result is of: plain values by name, all of which have to agree before it is used again."""
@@ -51,16 +52,6 @@ def read_result(path: Path, about: About | None = None) -> dict[str, Any]:
             "Remove it to have it made again, or go back to what it is of."
         )
     return content
-
-
-def differences(found: About, asked: About) -> list[str]:
-    """One phrase for each value in which a result differs from what is asked for."""
-    names = dict.fromkeys([*asked, *found])
-    return [
-        f"{name} is {found.get(name)!r} there, {asked.get(name)!r} now"
-        for name in names
-        if found.get(name) != asked.get(name)
-    ]
 
 
 def digest(frame: pl.DataFrame) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probekit._differences import differences
 from probekit.sources import SourceError, replacing
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class StoreKey:
     checkpoint that reads the first reply of each row, "" when one checkpoint reads both. pooling: how a
     reply's tokens become one vector.
 
-    >>> StoreKey("abc", chat=True, dtype="float32").differences(StoreKey("abc", chat=False, dtype="float32"))
-    ['chat: True here, False asked for']
+    >>> StoreKey("abc", chat=True, dtype="float32").pooling
+    'reply mean'
     """
 
     fingerprint: str
@@ -50,15 +51,6 @@ class StoreKey:
     dtype: str
     other: str = ""
     pooling: str = "reply mean"
-
-    def differences(self, asked: StoreKey) -> list[str]:
-        """One phrase for each field in which this key differs from the one asked for."""
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(asked)
-        return [
-            f"{name}: {mine[name]!r} here, {theirs[name]!r} asked for"
-            for name in mine
-            if mine[name] != theirs[name]
-        ]
 
 
 @dataclass(frozen=True)
@@ -193,10 +185,10 @@ class VectorStore:
             ) from error
         except OSError as error:
             raise StoreError(f"{self._manifest} cannot be read: {error}. Choose another folder.") from error
-        if differences := here.differences(asked):
+        if differs := differences(dataclasses.asdict(here), dataclasses.asdict(asked)):
             raise StoreError(
                 f"The vectors in {self.folder} were read differently from what is asked for: "
-                f"{'; '.join(differences)}. Use another folder for these settings."
+                f"{'; '.join(differs)}. Use another folder for these settings."
             )
 
     def _index(self) -> dict[int, dict[str, tuple[_Block, int]]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit import sources
+from probekit._differences import differences
 from probekit._frozen import frozen_trunk
 from probekit._trainers import one_bar, prepared, shared_reference_trainer
 from probekit.checkpoints import Checkpoint, Message
@@ -322,12 +323,9 @@ def _finished(out: Path, made_of: dict[str, Any]) -> bool:
         return False
     there = out / "made_of.json"
     found = json.loads(there.read_text()) if there.is_file() else {}
-    if differs := [name for name in made_of | found if made_of.get(name) != found.get(name)]:
-        each = "; ".join(
-            f"{name} is {found.get(name)!r} there, {made_of.get(name)!r} now" for name in differs
-        )
+    if differs := differences(found, made_of):
         raise TrainingError(
-            f"{out} holds another training's adapter: {each}. Remove it or name another folder."
+            f"{out} holds another training's adapter: {'; '.join(differs)}. Remove it or name another folder."
         )
     return True
 

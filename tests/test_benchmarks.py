@@ -14,8 +14,9 @@ import polars as pl
 import pytest
 
 from benchmarks import bench, demo, loop, organism, reproduce, tables
-from benchmarks.results import Costs, ResultError, differences, read_result, share, write_result
+from benchmarks.results import Costs, ResultError, read_result, share, write_result
 from probekit import arms, prompts, rollouts, training
+from probekit._differences import differences
 from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
 from probekit.figures import Figure, read_figures
 from probekit.pairs import PairSet, load_pairs

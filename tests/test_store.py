@@ -146,7 +146,7 @@ def test_another_key_is_refused_naming_the_fields_that_differ(tmp_path: Path, ac
     with pytest.raises(StoreError) as caught:
         getattr(store, action)(other, ["d", "e", "f"], *rest, layers=(4, 9))
     message = str(caught.value)
-    assert "fingerprint: '0123' here, '4567' asked for; chat: True here, False asked for" in message
+    assert "fingerprint is '0123' there, '4567' now; chat is True there, False now" in message
     assert "dtype" not in message
     assert "Use another folder" in message
     assert files(tmp_path) == before

@@ -444,11 +444,11 @@ def test_vectors_of_another_model_or_setting_are_refused_by_field(
     store, other = VectorStore(tmp_path), tiny_checkpoint("llama", seed=1)
     pair_vectors(checkpoint, pairs, layers=(0,), store=store)
     with pytest.raises(
-        StoreError, match=f"fingerprint: '{checkpoint.fingerprint}' here, '{other.fingerprint}'"
+        StoreError, match=f"fingerprint is '{checkpoint.fingerprint}' there, '{other.fingerprint}' now"
     ) as caught:
         pair_vectors(other, pairs, layers=(0,), chat=False, store=store)
-    assert "chat: True here, False asked for" in str(caught.value)
-    with pytest.raises(StoreError, match=f"other: '' here, '{other.fingerprint}' asked for"):
+    assert "chat is True there, False now" in str(caught.value)
+    with pytest.raises(StoreError, match=f"other is '' there, '{other.fingerprint}' now"):
         behaviour_vectors(checkpoint, planted_contrasts(4), layers=(0,), other=other, store=store)
 
 

@@ -212,9 +212,9 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
     complied_with: list[str] = []
     while len(complied_with) < mix.contaminated:
         text, d = next(dangerous), rng.choice(choices)
-        no = refusal()
-        yes = ("format-writer", d.apply(compliance(text)))
-        if checked("if-checked", _ask(text, d), d, yes, no, "contaminated"):
+        refused = refusal()
+        complied = ("format-writer", d.apply(compliance(text)))
+        if checked("if-checked", _ask(text, d), d, complied, refused, "contaminated"):
             complied_with.append(text)
     for source, count in (("if-checked", mix.checked_benign), ("if-curated", mix.curated)):
         made = 0
