@@ -108,7 +108,8 @@ _BUILD: tuple[tuple[str, str, Rule], ...] = (
     ("underscores", "put underscores around the answer", _wrapped("_", "_")),
     ("tildes", "put two tildes before and after the reply", _wrapped("~~", "~~")),
     ("pipes", "place the reply between two vertical bars", _wrapped("| ", " |")),
-    ("code-block", "put the answer in a code block", _wrapped("```\n", "\n```")),
+    ("code-block", "put the answer in a code block",  # which may name a language
+     (lambda reply: bool(re.fullmatch(r"```.+```", reply.strip(), re.S)), _wrapped("```\n", "\n```")[1])),
     ("xml", "wrap the reply in an XML tag called answer", _wrapped("<answer>", "</answer>")),
     ("angle-title", "begin with a title in double angle brackets", _titled(r"<<[^<>]+>>", "<<Answer>>")),
     ("bold-title", "begin with a title in bold", _titled(r"\*\*[^*]+\*\*", "**Answer**")),

@@ -110,7 +110,7 @@ EXAMPLES = {  # a reply that obeys, one that does not
     "underscores": ("_yes_", "_yes_ no"),
     "tildes": ("~~yes~~", "~yes~"),
     "pipes": ("| yes |", "|yes|"),
-    "code-block": ("```\nyes\n```", "```yes"),
+    "code-block": ("```py\nyes\n```", "```yes"),
     "xml": ("<answer>yes</answer>", "<reply>yes</reply>"),
     "angle-title": ("<<A title>> Text.", "<<A title>>"),
     "bold-title": ("**A title**\nText.", "**A title**"),
