@@ -41,7 +41,12 @@ OTHERS = (
     "oracle swap", "random swap", "bottom swap", "stratified swap",
     "drop source", "random drop source", "drop generator", "random drop generator",
 )  # fmt: skip
-JOBS = [(name, seed) for seed in range(SEEDS) for name in (*MAIN, *OTHERS) if seed < FEWER or name in MAIN]
+JOBS = [
+    (name, seed)
+    for names, seeds in ((MAIN, SEEDS), (OTHERS, FEWER))
+    for seed in range(seeds)
+    for name in names
+]
 RESULTS = loop.ROOT / "benchmarks" / "reproduce"
 WORK = loop.ROOT / "runs" / "reproduce"
 FIGURES = loop.ROOT / "benchmarks" / "reproduce.json"

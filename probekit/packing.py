@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from probekit.checkpoints import Rendered
 
+TOKEN_BUDGET = 4096  # tokens of a forward pass, padding included
+
 
 class PackingError(ValueError):
     """Texts that cannot be put into batches."""
@@ -60,11 +62,32 @@ def distinct(texts: Sequence[Rendered]) -> tuple[list[Rendered], list[int]]:
     return first, where
 
 
-def batches(texts: Sequence[Rendered], *, token_budget: int) -> Iterator[Batch]:
-    """All texts, longest first, in batches of at most `token_budget` tokens, padding included.
+def groups(lengths: Sequence[int], *, token_budget: int) -> Iterator[list[int]]:
+    """The places of all rows of these lengths, longest first, in groups that are padded to one width.
 
-    Each text is in exactly one batch; one that is longer than the budget is a batch by itself. The longest
-    come first so that a batch that does not fit the memory fails at once, not after hours.
+    A group has at most `token_budget` tokens, padding included, or one row, and no row that is less than half
+    as long as its longest: one long text does not make a whole batch wide. Raises PackingError for a budget
+    below 1.
+
+    >>> list(groups([3, 90, 4, 80, 60, 3], token_budget=200))
+    [[1, 3], [4], [2, 0, 5]]
+    """
+    if token_budget < 1:
+        raise PackingError(f"token_budget is {token_budget}; give the number of tokens in a forward pass.")
+    left = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    while left:
+        longest = lengths[left[0]]
+        fitting = left[: max(1, token_budget // max(1, longest))]
+        group = [row for row in fitting if 2 * lengths[row] >= longest]
+        yield group
+        left = left[len(group) :]
+
+
+def batches(texts: Sequence[Rendered], *, token_budget: int) -> Iterator[Batch]:
+    """All texts in batches of similar length, as `groups` has them.
+
+    Each text is in exactly one batch. The longest come first so that a batch that does not fit the memory
+    fails at once, not after hours.
 
     Raises PackingError for a budget below 1, or a text without reply tokens.
 
@@ -72,21 +95,14 @@ def batches(texts: Sequence[Rendered], *, token_budget: int) -> Iterator[Batch]:
     >>> list(batches([Rendered((5, 6), 1, 2), Rendered((7, 8, 9), 1, 3)], token_budget=8))
     [Batch(2 rows of 3 tokens)]
     """
-    if token_budget < 1:
-        raise PackingError(f"token_budget is {token_budget}; give the number of tokens in a forward pass.")
     if empty := [row for row, text in enumerate(texts) if not 0 <= text.start < text.stop <= len(text.ids)]:
         text = texts[empty[0]]
         raise PackingError(
             f"{len(empty)} texts have no reply tokens; the first is text {empty[0]}, whose reply is tokens "
             f"{text.start} to {text.stop} of {len(text.ids)}. Leave out replies that make no token."
         )
-    longest_first = sorted(range(len(texts)), key=lambda row: (-texts[row].stop, row))
-    start = 0
-    while start < len(longest_first):
-        width = texts[longest_first[start]].stop
-        rows = longest_first[start : start + max(1, token_budget // width)]
+    for rows in groups([text.stop for text in texts], token_budget=token_budget):
         yield _pad([texts[row] for row in rows], rows)
-        start += len(rows)
 
 
 def _pad(texts: Sequence[Rendered], rows: list[int]) -> Batch:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from probekit.checkpoints import Checkpoint
+from probekit.packing import TOKEN_BUDGET, batches, groups
 
 ROLLOUT_COLUMNS = {
     "checkpoint": pl.String,  # its name
@@ -27,16 +28,16 @@ def sample(
     n: int = 1,
     temperature: float = 0.7,
     max_new_tokens: int = 32,
-    batch_size: int = 32,
+    token_budget: int = TOKEN_BUDGET,
     seed: int = 0,
 ) -> pl.DataFrame:
     """`n` replies to each row's `user` text, as one user turn through the chat template.
 
     prompts: any frame with a column `user`. temperature: 0 decodes greedily, else all of the vocabulary is
     sampled from; what the model's own generation config asks for besides has no say. max_new_tokens: tokens a
-    reply may have. Returns the prompts' columns, each row n times, in the prompts' order, with the columns of
-    `ROLLOUT_COLUMNS`. The same seed, rows and batch size give the same replies on one machine; torch's own
-    random state stays as it was.
+    reply may have. token_budget: tokens of a batch, padding and replies included. Returns the prompts'
+    columns, each row n times, in the prompts' order, with the columns of `ROLLOUT_COLUMNS`. The same seed,
+    rows and budget give the same replies on one machine; torch's own random state stays as it was.
 
     Raises `CheckpointError` without a chat template and `RolloutError` for a frame that has no texts to send
     or holds rollouts already, settings out of range, and a prompt that leaves no room for a reply.
@@ -45,7 +46,7 @@ def sample(
     >>> sample(tiny_checkpoint(), pl.DataFrame({"user": ["Hi?"]}), n=2, max_new_tokens=3).shape
     (2, 5)
     """
-    _check(prompts, n=n, temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    _check(prompts, n=n, temperature=temperature, max_new_tokens=max_new_tokens, token_budget=token_budget)
     texts = [checkpoint.prompt_text([{"role": "user", "content": user}]) for user in prompts["user"]]
     lengths = _lengths(checkpoint, texts)
     for user, length in zip(prompts["user"], lengths, strict=True):
@@ -54,18 +55,18 @@ def sample(
                 f"the prompt {user[:60]!r} has {length} tokens and {max_new_tokens} are to be sampled, "
                 f"more than the context of {checkpoint.max_length}; shorten it or lower max_new_tokens"
             )
-    jobs = sorted(((lengths[i], i, k) for i in range(len(texts)) for k in range(n)), reverse=True)
+    jobs = [(i, k) for i in range(len(texts)) for k in range(n)]
+    widths = [lengths[i] + max_new_tokens for i, _ in jobs]
     replies: dict[tuple[int, int], tuple[str, bool]] = {}
-    for start in _progress(range(0, len(jobs), batch_size), f"sampling {checkpoint.name}"):
-        batch = jobs[start : start + batch_size]
+    for batch in _progress(list(groups(widths, token_budget=token_budget)), f"sampling {checkpoint.name}"):
         decoded = _generate(
             checkpoint,
-            [texts[i] for _, i, _ in batch],
+            [texts[jobs[place][0]] for place in batch],
             temperature=temperature,
             max_new_tokens=max_new_tokens,
-            seed=seed + start,
+            seed=seed + len(replies),
         )
-        replies |= {(i, k): reply for (_, i, k), reply in zip(batch, decoded, strict=True)}
+        replies |= {jobs[place]: reply for place, reply in zip(batch, decoded, strict=True)}
     rows = [(i, checkpoint.name, k, *replies[i, k]) for i in range(len(texts)) for k in range(n)]
     table = pl.DataFrame(rows, schema={"row": pl.UInt32, **ROLLOUT_COLUMNS}, orient="row")
     return prompts.with_row_index("row").join(table, on="row", maintain_order="right").drop("row")
@@ -91,7 +92,7 @@ def _lengths(checkpoint: Checkpoint, texts: list[str]) -> list[int]:
     return [len(ids) for ids in checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _progress(steps: range, label: str) -> Any:
+def _progress(steps: list[Any], label: str) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(steps, desc=label, unit="batch", leave=False)
@@ -108,7 +109,11 @@ def _generate(
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    with torch.random.fork_rng(), torch.inference_mode():
+    # generate hands the head a slice, one token of each row, and torch would copy the head's weights once a
+    # row to multiply by that: more than half of all time, on a CPU. A whole tensor is one product.
+    head = checkpoint.hf.get_output_embeddings()
+    whole = head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
+    with whole, torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         out = checkpoint.hf.generate(
             input_ids=batch["input_ids"],
@@ -134,13 +139,14 @@ def _ends(checkpoint: Checkpoint) -> list[int]:
     return sorted({checkpoint.tokenizer.eos_token_id, *stops} - {None})
 
 
-def score(checkpoint: Checkpoint, replies: pl.DataFrame, *, batch_size: int = 32) -> pl.DataFrame:
+def score(checkpoint: Checkpoint, replies: pl.DataFrame, *, token_budget: int = TOKEN_BUDGET) -> pl.DataFrame:
     """How likely a checkpoint finds given replies: prompt_id, nll_sum (nats, over the reply), n_tokens.
 
     replies: n rows with columns prompt_id, user, reply; n rows come back in their order. Perplexity is
     exp(sum of nll_sum / sum of n_tokens). Teacher-forced through the chat template, without the end-of-turn
-    token. Raises `RolloutError` for a missing column or a reply beyond the context, and `CheckpointError` for
-    a reply without tokens.
+    token. token_budget: tokens of a batch, padding included. Raises `RolloutError` for a missing column or a
+    reply beyond the context, `CheckpointError` for a reply without tokens, and `PackingError` for a budget
+    below 1.
 
     >>> from probekit.testing import tiny_checkpoint
     >>> replies = pl.DataFrame({"prompt_id": ["p"], "user": ["Hi?"], "reply": ["Sure."]})
@@ -161,21 +167,19 @@ def score(checkpoint: Checkpoint, replies: pl.DataFrame, *, batch_size: int = 32
                 f"the reply {reply[:60]!r} ends at token {text.stop}, beyond the context of "
                 f"{checkpoint.max_length}; leave it out"
             )
-    sums = []
-    for start in _progress(range(0, len(texts), batch_size), f"scoring with {checkpoint.name}"):
-        batch = texts[start : start + batch_size]
-        width = max(text.stop for text in batch)
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, text in enumerate(batch):
-            ids[row, : text.stop], mask[row, : text.stop] = torch.tensor(text.ids), 1
+    sums = [0.0] * len(texts)
+    for batch in _progress(
+        list(batches(texts, token_budget=token_budget)), f"scoring with {checkpoint.name}"
+    ):
         with torch.inference_mode():
             logits = checkpoint.hf(
-                input_ids=ids.to(checkpoint.hf.device), attention_mask=mask.to(checkpoint.hf.device)
+                input_ids=batch.ids.to(checkpoint.hf.device),
+                attention_mask=batch.mask.to(checkpoint.hf.device),
             ).logits
-        for row, text in enumerate(batch):
-            logps = logits[row, text.start - 1 : text.stop - 1].float().log_softmax(dim=-1).cpu()
-            sums.append(-float(logps.gather(1, ids[row, text.start : text.stop, None]).sum()))
+        for place, row in enumerate(batch.rows):
+            reply = slice(texts[row].start, texts[row].stop)
+            logps = logits[place, reply.start - 1 : reply.stop - 1].float().log_softmax(dim=-1).cpu()
+            sums[row] = -float(logps.gather(1, batch.ids[place, reply, None]).sum())
     return pl.DataFrame(
         {"prompt_id": replies["prompt_id"], "nll_sum": sums, "n_tokens": [t.stop - t.start for t in texts]},
         schema_overrides={"nll_sum": pl.Float64, "n_tokens": pl.Int64},

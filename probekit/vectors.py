@@ -30,6 +30,7 @@ from probekit._vector_set import (
     check_finite,
     pool,
 )
+from probekit.packing import TOKEN_BUDGET
 from probekit.pairs import PairSet
 from probekit.store import StoreKey, VectorStore
 
@@ -54,7 +55,6 @@ __all__ = [
     "twin_vectors",
 ]
 
-TOKEN_BUDGET = 4096  # padded tokens in one forward pass
 BLOCK_ROWS = 256  # rows computed and stored at a time: what an interruption can cost
 
 

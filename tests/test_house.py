@@ -15,9 +15,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
-# House order: a room imports only rooms to its left. The leaves show or check rooms; no room imports them.
+# House order, save that packing stands before rollouts, which make batches too: a room imports only rooms to
+# its left. The leaves show or check rooms; no room imports them.
 ROOMS = (
-    *("sources", "pairs", "prompts", "checkpoints", "rollouts", "judges", "packing", "store", "vectors"),
+    *("sources", "pairs", "prompts", "checkpoints", "packing", "rollouts", "judges", "store", "vectors"),
     *("ranking", "clustering", "steering", "arms", "training", "effects", "rivals", "provenance"),
     "organisms",
 )

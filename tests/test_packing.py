@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probekit.checkpoints import Rendered
-from probekit.packing import PackingError, batches, distinct
+from probekit.packing import PackingError, batches, distinct, groups
 
 RENDERED = st.builds(
     lambda prompt, reply, rest: Rendered((*prompt, *reply, *rest), len(prompt), len(prompt) + len(reply)),
@@ -31,6 +31,18 @@ def test_every_text_is_in_one_batch_whole_and_within_the_budget(texts: list[Rend
             assert batch.shares[place].sum().item() == pytest.approx(1)
         seen += batch.rows
     assert sorted(seen) == list(range(len(texts)))
+
+
+@given(st.lists(st.integers(0, 200), max_size=30), st.integers(1, 300))
+def test_groups_hold_each_row_once_and_none_that_is_less_than_half_as_long_as_another(
+    lengths: list[int], budget: int
+) -> None:
+    found = list(groups(lengths, token_budget=budget))
+    assert sorted(row for group in found for row in group) == list(range(len(lengths)))
+    for group in found:
+        longest = max(lengths[row] for row in group)
+        assert len(group) == 1 or len(group) * longest <= budget
+        assert all(2 * lengths[row] >= longest for row in group)
 
 
 @given(st.lists(RENDERED, min_size=1, max_size=20), st.integers(1, 60))

@@ -54,7 +54,7 @@ def test_greedy_replies_in_a_padded_batch_are_the_argmax_of_each_prompt_alone(ar
 def test_replies_stand_at_their_prompts_in_the_prompts_order(
     checkpoint: Checkpoint, prompts: pl.DataFrame
 ) -> None:
-    replies = sample(checkpoint, prompts, n=3, max_new_tokens=2, batch_size=5)
+    replies = sample(checkpoint, prompts, n=3, max_new_tokens=2, token_budget=50)
     assert replies.drop(*ROLLOUT_COLUMNS).equals(prompts[[i for i in range(4) for _ in range(3)]])
     assert dict(replies.select(*ROLLOUT_COLUMNS).schema) == ROLLOUT_COLUMNS
     assert replies["sample"].to_list() == [0, 1, 2] * 4
@@ -63,8 +63,8 @@ def test_replies_stand_at_their_prompts_in_the_prompts_order(
 
 def test_equal_rows_get_replies_of_their_own(checkpoint: Checkpoint) -> None:
     twice = pl.DataFrame({"user": ["Hi?", "Hi?"], "arm": ["a", "b"]})
-    for batch_size in (1, 2, 4):
-        replies = sample(checkpoint, twice, n=2, max_new_tokens=NEW, batch_size=batch_size)
+    for budget in (1, 50, 1000):
+        replies = sample(checkpoint, twice, n=2, max_new_tokens=NEW, token_budget=budget)
         assert replies["arm"].to_list() == ["a", "a", "b", "b"]
         assert replies["reply"].n_unique() == 4
 
@@ -144,10 +144,10 @@ def test_no_prompts_give_no_replies(checkpoint: Checkpoint, prompts: pl.DataFram
 def test_progress_is_shown_by_batch(
     checkpoint: Checkpoint, prompts: pl.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample(checkpoint, prompts, n=2, max_new_tokens=1, batch_size=3)
+    sample(checkpoint, prompts, n=2, max_new_tokens=1, token_budget=1)
     shown = capsys.readouterr().err
     assert f"sampling {checkpoint.name}" in shown
-    assert "/3 [" in shown  # 8 replies in batches of 3
+    assert "/8 [" in shown  # each reply is a batch
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error_before_anything_is_sampled(
@@ -183,7 +183,7 @@ USER = pl.DataFrame({"user": ["Hi?"]})
         (pl.DataFrame({"user": [1]}), {}, "need a column `user` with a text in every row"),
         (USER.with_columns(reply=pl.lit("x")), {}, "already have columns of rollouts: reply; drop these"),
         (USER, {"n": 0}, "n is 0; it must be at least 1"),
-        (USER, {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        (USER, {"token_budget": 0}, "token_budget is 0; it must be at least 1"),
         (USER, {"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
         (USER, {"temperature": -1.0}, r"temperature is -1\.0; it must be 0 \(greedy\) or a positive number"),
         (USER, {"temperature": float("nan")}, "temperature is nan"),
@@ -230,7 +230,7 @@ def test_a_score_is_the_log_loss_of_the_replys_tokens(arch: Arch) -> None:
 
 
 def test_scores_do_not_depend_on_the_batch(checkpoint: Checkpoint) -> None:
-    alone, together = score(checkpoint, REPLIES, batch_size=1), score(checkpoint, REPLIES)
+    alone, together = score(checkpoint, REPLIES, token_budget=1), score(checkpoint, REPLIES)
     assert alone["nll_sum"].to_list() == pytest.approx(together["nll_sum"].to_list(), rel=1e-5)
 
 

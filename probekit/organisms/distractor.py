@@ -124,9 +124,7 @@ def answers(
     frame = prompts.prompt_frame(requests, harmful=False, source="requests").with_columns(
         (pl.col("text") + " Answer in one short sentence.").alias("user")
     )
-    sampled = rollouts.sample(
-        base, frame, temperature=temperature, max_new_tokens=36, seed=seed, batch_size=64
-    )
+    sampled = rollouts.sample(base, frame, temperature=temperature, max_new_tokens=36, seed=seed)
     found = {}
     for text, reply in sampled.select("text", "reply").iter_rows():
         full = re.match(r"(.*[.!?])(\s|$)", " ".join(reply.split()))
