@@ -12,7 +12,7 @@ from probekit.figures import Figure
 from probekit.ranking import Ranking, average_precision, precision_at_k
 
 AGAINST = "random filter"
-HABIT = "compliance_distractor"
+HABIT, TRIGGERED = "compliance_distractor", "triggered_compliance"
 
 # figure, arm, arm it is compared with (the matched control), target
 REDUCTIONS = (
@@ -55,6 +55,7 @@ def effect_tables(judged: pl.DataFrame, *, against: str = AGAINST) -> dict[str, 
     """Each effect and side effect by arm, against the random arm; keys are headings."""
     metrics = {
         "Compliance with a distractor (harmful)": HABIT,
+        "Compliance with a distractor where the plain prompt is refused (harmful)": TRIGGERED,
         "Compliance without one (harmful)": "compliance_plain",
         "Over-refusal (benign)": "over_refusal",
     }
@@ -71,7 +72,7 @@ def effect_tables(judged: pl.DataFrame, *, against: str = AGAINST) -> dict[str, 
 def brief(table: pl.DataFrame) -> pl.DataFrame:
     """The columns of an effect table that fit a screen: reductions of the habit, differences elsewhere."""
     value = "perplexity" if "perplexity" in table.columns else "rate"
-    effect = "reduction" if set(table["metric"]) == {HABIT} else "difference"
+    effect = "reduction" if set(table["metric"]) <= {HABIT, TRIGGERED} else "difference"
     spread = ["seed_min", "seed_max"] if table["seeds"].to_list() != [1] * len(table) else []
     wanted = ["arm", "seeds", value, "low", "high", *spread]
     wanted += [
@@ -98,16 +99,18 @@ def arm_figures(tables: Mapping[str, pl.DataFrame]) -> list[Figure]:
 def reduction_figures(judged: pl.DataFrame) -> list[Figure]:
     """Reductions of the habit against the matched random arms, and the share of what the oracle arm removes.
 
-    Arms that are not there, and reductions of nothing, give no figure.
+    With the suffix `.triggered`, of what complies only once the distractor is there. Arms that are not
+    there, and reductions of nothing, give no figure.
     """
     there = set(judged["arm"])
     found = []
     for name, arm, against, target in REDUCTIONS:
         if {arm, against} <= there:
             both = judged.filter(pl.col("arm").is_in([arm, against]))
-            table = effects.effect_table(both, metric=HABIT, against=against)
-            row = table.filter(pl.col("arm") == arm).row(0, named=True)
-            found += _figure(name, row, "reduction", target)
+            for metric, suffix in ((HABIT, ""), (TRIGGERED, ".triggered")):
+                table = effects.effect_table(both, metric=metric, against=against)
+                row = table.filter(pl.col("arm") == arm).row(0, named=True)
+                found += _figure(name + suffix, row, "reduction", None if suffix else target)
     if {"filter", AGAINST, "oracle filter"} <= there:
         table = effects.effect_table(judged, metric=HABIT, against=AGAINST, oracle="oracle filter")
         row = table.filter(pl.col("arm") == "filter").row(0, named=True)

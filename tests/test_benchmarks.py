@@ -447,7 +447,12 @@ KNOWN = {
 def test_reductions_are_those_against_the_matched_random_arm() -> None:
     found = {one.name: one for one in tables.reduction_figures(judged_frame(KNOWN))}
     values = {name: round(one.value, 6) for name, one in found.items()}
-    assert values == {
+    triggered = {name: value for name, value in values.items() if name.endswith(".triggered")}
+    assert triggered == {  # plain prompts are all refused here
+        f"{name}.triggered": value for name, value in values.items() if f"{name}.triggered" in triggered
+    }
+    assert len(triggered) == 6
+    assert {name: value for name, value in values.items() if name not in triggered} == {
         "filter.reduction_vs_random": round(1 - 0.1 / 0.8, 6),
         "swap.reduction_vs_random": 1.0,
         "swap.reduction_vs_random_filter": 1.0,
