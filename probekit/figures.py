@@ -7,8 +7,9 @@ A figures file is JSON: `{"command", "commit", "machine", "figures": [{"name", "
     <!-- /figures -->
 
 are the table of that file's figures whose names match one of the patterns (all, if there is none), in the
-order of the patterns. The path is relative to the Markdown file. `python -m probekit.figures README.md`
-writes the tables anew; with `--check` it only says whether they are up to date.
+order of the patterns. The pattern `arms.{row}.{column}` gives a table with a row and a column for each part
+of the names that stands there. The path is relative to the Markdown file. `python -m probekit.figures
+README.md` writes the tables anew; with `--check` it only says whether they are up to date.
 
 >>> Figure("average_precision.control", 0.97, low=0.95, high=0.99, n=5, target=">= 0.95").met
 True
@@ -17,6 +18,7 @@ True
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import math
 import os
@@ -27,7 +29,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from fnmatch import fnmatchcase
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -157,21 +158,46 @@ def markdown_table(path: str | PathLike[str], patterns: Sequence[str] = ("*",), 
     Columns in which nothing stands are left out. Raises `FigureError` if a pattern matches no figure.
     """
     content = read_figures(path)
-    chosen: dict[str, Figure] = {}
+    chosen: dict[str, tuple[Figure, re.Match[str]]] = {}
     for pattern in patterns:
-        matching = {figure.name: figure for figure in content.figures if fnmatchcase(figure.name, pattern)}
+        matches = ((figure, _regex(pattern).match(figure.name)) for figure in content.figures)
+        matching = {figure.name: (figure, match) for figure, match in matches if match}
         if not matching:
             raise FigureError(
                 f"{path} has no figure that matches {pattern!r}. Correct it, or run its command again."
             )
         chosen |= matching
-    rows = [_cells(figure) for figure in chosen.values()]
-    head = {"figure": "---", "value": "---:", "interval": "---", "n": "---:", "target": "---", "met": "---"}
-    used = [column for column in head if any(row[column] for row in rows)]
-    lines = [used, [head[column] for column in used], *([row[column] for column in used] for row in rows)]
+    if all("{row}" in pattern and "{column}" in pattern for pattern in patterns):
+        rows = _wide(list(chosen.values()))
+    else:
+        rows = [_cells(figure) for figure, _ in chosen.values()]
+    used = [column for column in rows[0] if any(row[column] for row in rows)]
+    align = {"value": "---:", "n": "---:"}
+    lines = [used, [align.get(column, "---") for column in used]]
+    lines += [[row[column] for column in used] for row in rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     commit = re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", content.commit)
     return f"{table}\n\n`{title or path}`, from `{content.command}` at {commit} on {content.machine}.\n"
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    """Wildcards as in file names; {row} and {column} each stand for a part of the name, between two dots."""
+    parts = fnmatch.translate(pattern)
+    for name in ("row", "column"):
+        parts = parts.replace(rf"\{{{name}\}}", f"(?P<{name}>[^.]+)")
+    return re.compile(parts)
+
+
+def _wide(chosen: Sequence[tuple[Figure, re.Match[str]]]) -> list[dict[str, str]]:
+    """A row for each {row}, with value and interval for each {column}; n is that of its first figure."""
+    columns = dict.fromkeys(match["column"] for _, match in chosen)
+    rows: dict[str, dict[str, str]] = {}
+    for figure, match in chosen:
+        cells = _cells(figure)
+        first = {"": match["row"].replace("_", " "), "n": cells["n"], **dict.fromkeys(columns, "")}
+        interval = f" ({cells['interval']})" if cells["interval"] else ""
+        rows.setdefault(match["row"], first)[match["column"]] = cells["value"] + interval
+    return list(rows.values())
 
 
 def fill_tables(markdown: str, *, folder: Path) -> str:

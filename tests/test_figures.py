@@ -193,6 +193,26 @@ def test_a_table_has_the_figures_asked_for_in_that_order_without_empty_columns(t
         markdown_table(written(tmp_path), ["seconds.*", "speed.*"])
 
 
+def test_a_pattern_with_a_row_and_a_column_gives_a_wide_table(tmp_path: Path) -> None:
+    some = (
+        Figure("arms.random_filter.rate", 0.75, low=0.7, high=0.8, n=5),
+        Figure("arms.random_filter.perplexity", 1.5, n=5),
+        Figure("arms.swap.rate", 0.25, n=3),
+        Figure("arms.swap.rate.seed_min", 0.2, n=3),
+        Figure("gate.rate", 1),
+    )
+    path = write_figures(tmp_path / "wide.json", some, command="make bench")
+    assert markdown_table(path, ["arms.{row}.{column}"]).splitlines()[:4] == [
+        "|  | n | rate | perplexity |",
+        "| --- | ---: | --- | --- |",
+        "| random filter | 5 | 0.750 (0.700 to 0.800) | 1.500 |",
+        "| swap | 3 | 0.250 |  |",
+    ]
+    assert markdown_table(path, ["arms.{row}.r*"]).startswith("| figure | value")
+    with pytest.raises(FigureError, match=r"no figure that matches 'arms\.\{row\}'"):
+        markdown_table(path, ["arms.{row}"])
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
