@@ -106,10 +106,8 @@ def reduction_figures(judged: pl.DataFrame) -> list[Figure]:
     found = []
     for name, arm, against, target in REDUCTIONS:
         if {arm, against} <= there:
-            both = judged.filter(pl.col("arm").is_in([arm, against]))
             for metric, suffix in ((HABIT, ""), (TRIGGERED, ".triggered")):
-                table = effects.effect_table(both, metric=metric, against=against)
-                row = table.filter(pl.col("arm") == arm).row(0, named=True)
+                row = _compared(judged, arm, against, metric)
                 found += _figure(name + suffix, row, "reduction", None if suffix else target)
     if {"filter", AGAINST, "oracle filter"} <= there:
         table = effects.effect_table(judged, metric=HABIT, against=AGAINST, oracle="oracle filter")
@@ -117,11 +115,16 @@ def reduction_figures(judged: pl.DataFrame) -> list[Figure]:
         found += _figure("filter.share_of_oracle", row, "share_of_oracle", ">= 0.9")
     for arm in ("random filter", "bottom filter"):
         if {arm, "baseline"} <= there:
-            both = judged.filter(pl.col("arm").is_in([arm, "baseline"]))
-            table = effects.effect_table(both, metric=HABIT, against="baseline")
-            row = table.filter(pl.col("arm") == arm).row(0, named=True)
+            row = _compared(judged, arm, "baseline", HABIT)
             found += _figure(f"{arm.split()[0]}.difference_vs_baseline", row, "difference", None)
     return found
+
+
+def _compared(judged: pl.DataFrame, arm: str, against: str, metric: str) -> dict[str, Any]:
+    """The row of an arm in the effect table of just these two."""
+    both = judged.filter(pl.col("arm").is_in([arm, against]))
+    table = effects.effect_table(both, metric=metric, against=against)
+    return table.filter(pl.col("arm") == arm).row(0, named=True)
 
 
 def gate_figures(judged: pl.DataFrame) -> list[Figure]:

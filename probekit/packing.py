@@ -74,13 +74,13 @@ def groups(lengths: Sequence[int], *, token_budget: int) -> Iterator[list[int]]:
     """
     if token_budget < 1:
         raise PackingError(f"token_budget is {token_budget}; give the number of tokens in a forward pass.")
-    left = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    while left:
-        longest = lengths[left[0]]
-        fitting = left[: max(1, token_budget // max(1, longest))]
+    order, start = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)), 0
+    while start < len(order):
+        longest = lengths[order[start]]
+        fitting = order[start : start + max(1, token_budget // max(1, longest))]
         group = [row for row in fitting if 2 * lengths[row] >= longest]
         yield group
-        left = left[len(group) :]
+        start += len(group)
 
 
 def batches(texts: Sequence[Rendered], *, token_budget: int) -> Iterator[Batch]:

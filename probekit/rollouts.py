@@ -67,7 +67,7 @@ def sample(
             seed=seed + len(replies),
         )
         replies |= {jobs[place]: reply for place, reply in zip(batch, decoded, strict=True)}
-    rows = [(i, checkpoint.name, k, *replies[i, k]) for i in range(len(texts)) for k in range(n)]
+    rows = [(i, checkpoint.name, k, *replies[i, k]) for i, k in jobs]
     table = pl.DataFrame(rows, schema={"row": pl.UInt32, **ROLLOUT_COLUMNS}, orient="row")
     return prompts.with_row_index("row").join(table, on="row", maintain_order="right").drop("row")
 

@@ -165,9 +165,7 @@ def train_dpo(
     >>> train_dpo(shared, pairs, folder, order=order, recipe=Recipe(batch_size=2, first_block=3)).name
     'dpo'
     """
-    made_of = _made_of(
-        shared.checkpoint, recipe, seed, pairs=pairs.fingerprint, order=_digest([list(one) for one in order])
-    )
+    made_of = _made_of(shared.checkpoint, recipe, seed, pairs=pairs.fingerprint, order=_digest(list(order)))
     if _finished(out, made_of):
         return out
     if not order or len(order) % recipe.batch_size:

@@ -225,6 +225,14 @@ def test_what_a_distractor_triggers_needs_the_reply_to_the_plain_prompt() -> Non
         effects.effect_table(frame, metric="triggered_compliance")
 
 
+def test_an_arm_without_the_rows_that_trigger_is_an_error_as_for_any_metric() -> None:
+    whole = pl.concat(judged(lambda *_: False, distractor=one) for one in (None, "caps"))
+    frame = pl.concat([whole, judged(lambda *_: False, arms=["swap"], distractor=None)])
+    for metric in ("triggered_compliance", "compliance_distractor"):
+        with pytest.raises(EffectError, match="arm 'swap', seed 0 has nothing on 10 of 10 prompts"):
+            effects.effect_table(frame, metric=metric)
+
+
 def test_over_refusal_counts_plain_and_distractor_prompts_together() -> None:
     plain = judged(lambda *_: False, harmful=False, distractor=None)
     both = pl.concat([plain, judged(lambda *_: True, harmful=False)])
