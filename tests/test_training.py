@@ -93,7 +93,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
     def step(inputs: Any, loss: Any) -> None:
         seen["inputs"].append(inputs)
-        seen["losses"].append(float(loss))
+        seen["losses"].append(float(loss.detach()))
 
     watch(trl.DPOTrainer, "compute_loss", step)
     watch(trl.SFTTrainer, "compute_loss", step)
