@@ -1,20 +1,29 @@
-"""How `vectors` reads activations: batches of texts through nnsight, the mean over reply tokens of each."""
+"""How `vectors` reads activations: batches of rows through nnsight, the mean over reply tokens of each."""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from probekit._vector_set import VectorError, repeated
-from probekit.packing import Batch, batches, distinct
+from probekit.checkpoints import Rendered
+from probekit.packing import PADDING, TOKEN_BUDGET, Batch, batches, distinct, rows
 
 if TYPE_CHECKING:
     import torch
     from nnsight.intervention.envoy import Envoy
     from tqdm import tqdm
 
-    from probekit.checkpoints import Checkpoint, Rendered
+    from probekit.checkpoints import Checkpoint
+
+TOKENS = {"cpu": TOKEN_BUDGET, "cuda": 32768}  # at most, in one forward pass: more is not faster
+PROBE_TOKENS = 24  # of the replies that tell whether rows with a shared prompt can be read
+TOLERANCES = {"float32": 1e-4}  # relative difference that is rounding
+ROUNDED = 2e-2  # the same for shorter floats
+# What a config says of windows in ways that are known: see `windows`.
+WINDOWS = {"sliding_window", "use_sliding_window", "max_window_layers", "sliding_window_pattern"}
 
 
 def means(
@@ -22,7 +31,7 @@ def means(
     texts: Sequence[Rendered],
     *,
     layers: Sequence[int],
-    token_budget: int,
+    token_budget: int | None,
     bar: tqdm[None],
 ) -> torch.Tensor:
     """`response_means` without its checks; the bar moves by one for each text."""
@@ -30,33 +39,130 @@ def means(
 
     different, places = distinct(texts)
     times = Counter(places)
-    rows = torch.empty(len(different), len(layers), checkpoint.width)
-    for batch in batches(different, token_budget=token_budget):
-        rows[batch.rows] = _trace(checkpoint, batch, layers=layers)
-        bar.update(sum(times[row] for row in batch.rows))
-    return rows[places]
+    values = torch.empty(len(different), len(layers), checkpoint.width)
+    packed = rows(different, d=checkpoint.width)
+    if any(len(row.texts) > 1 for row in packed) and not shares_prompts(checkpoint):
+        packed = rows(different, share=False)
+    left = sorted(packed, key=lambda row: -row.width)  # the order in which batches take them
+    budget = memory_budget(checkpoint, most=token_budget)
+    while left:
+        done = 0
+        for batch in batches(left, token_budget=budget):
+            try:
+                values[batch.texts] = trace(checkpoint, batch, layers=layers)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                budget = _halved(checkpoint, batch)
+                break
+            done += len(batch.rows)
+            bar.update(sum(times[text] for text in batch.texts))
+        left = left[done:]
+    return values[places]
 
 
-def _trace(checkpoint: Checkpoint, batch: Batch, *, layers: Sequence[int]) -> torch.Tensor:
-    """The reply means of one batch, (rows, layers, width), in a forward pass up to the last layer read."""
+def memory_budget(checkpoint: Checkpoint, *, most: int | None = None) -> int:
+    """Tokens of one forward pass: `most`, or what half of the free memory takes, at most `TOKENS` of the
+    device.
+
+    A power of two, found once and kept with the checkpoint, so that a run and its continuation cut the same
+    batches. Once a pass did not fit, half of its tokens.
+    """
+    if checkpoint.token_budget is None and most is None:
+        config: Any = checkpoint.hf.config.get_text_config()
+        wide = getattr(config, "intermediate_size", None) or 4 * checkpoint.width
+        per_token = 4 * (12 * checkpoint.width + 3 * wide)  # bytes in a block, in float32, without gradients
+        devices = {weight.device for weight in checkpoint.hf.parameters()}
+        fits = min(map(free_memory, devices)) // 2 // per_token
+        usual = min(TOKENS.get(device.type, TOKENS["cuda"]) for device in devices)
+        checkpoint.token_budget = min(usual, 2 ** max(0, fits.bit_length() - 1))
+    return min(one for one in (most, checkpoint.token_budget) if one is not None)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes; on a GPU with those that torch holds for later."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    return int(psutil.virtual_memory().available)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, on any device; nnsight raises the model's errors as its own."""
+    import torch
+
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in said for sign in ("out of memory", "not enough memory", "can't allocate memory")
+    )
+
+
+def _halved(checkpoint: Checkpoint, batch: Batch) -> int:
+    """The budget after a batch that did not fit; VectorError for one that cannot be made smaller."""
+    tokens = batch.ids.numel()
+    if len(batch.rows) == 1:
+        raise VectorError(
+            f"{checkpoint.name}: a single row of {tokens} tokens does not fit the memory. Free some, read in "
+            "a shorter float, or leave out the longest texts; what was stored before is kept."
+        )
+    warnings.warn(
+        f"{checkpoint.name}: {tokens} tokens did not fit the memory; going on with {tokens // 2} at once",
+        stacklevel=2,
+    )
+    checkpoint.token_budget = tokens // 2
+    return tokens // 2
+
+
+def trace(checkpoint: Checkpoint, batch: Batch, *, layers: Sequence[int]) -> torch.Tensor:
+    """The means of a batch's replies, (texts, layers, width), in a forward pass up to the last layer read."""
     import nnsight
     import torch
 
-    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "position_ids": batch.positions}
-    with torch.no_grad(), checkpoint.model.trace(inputs, use_cache=False) as tracer:
-        rows = nnsight.save(_reply_means(checkpoint, batch.shares, layers))
+    mask: torch.Tensor = (batch.segments != PADDING).long()
+    window_masks: dict[int, torch.Tensor] = {}
+    if len(batch.texts) > len(batch.rows):  # else the model's own masks are right
+        dtype, looks = checkpoint.hf.dtype, windows(checkpoint)[: max(layers) + 1]
+        made = {window: batch.mask(dtype, window=window) for window in {None, *looks}}
+        mask = made[None]
+        window_masks = {i: made[window] for i, window in enumerate(looks) if window}
+    inputs = {"input_ids": batch.ids, "attention_mask": mask, "position_ids": batch.positions}
+    # What the trace names is sent along where it runs remotely, so it names no checkpoint.
+    blocks, weights, slots = checkpoint.blocks, batch.weights, batch.slots
+    if checkpoint.remote:
+        nnsight.register("probekit")  # which no server has
+    with torch.no_grad(), checkpoint.model.trace(inputs, use_cache=False, remote=checkpoint.remote) as tracer:
+        values = nnsight.save(_reply_means(blocks, weights, slots, layers, window_masks))
         tracer.stop()
-    return rows
+    return values
 
 
-def _reply_means(checkpoint: Checkpoint, shares: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
-    """Runs inside a trace, where reading waits for the model to get there: so in the order of the blocks."""
+def _reply_means(
+    blocks: Sequence[Envoy],
+    weights: torch.Tensor,
+    slots: torch.Tensor,
+    layers: Sequence[int],
+    window_masks: dict[int, torch.Tensor],
+) -> torch.Tensor:
+    """Runs inside a trace, where reading waits for the model to get there: so in the order of the blocks.
+
+    window_masks: those of the blocks with a sliding window, which transformers would make from a mask of ours
+    as if a row were one text.
+    """
     import torch
 
-    blocks, read = checkpoint.blocks, {}
-    for layer in sorted(layers):
-        hidden = block_out(blocks[layer])
-        read[layer] = torch.einsum("rt,rtd->rd", shares.to(hidden.device), hidden.float()).cpu()
+    read = {}
+    for i in range(max(layers) + 1):
+        if i in window_masks:
+            args, kwargs = blocks[i].inputs
+            device = (args[0] if args else kwargs["hidden_states"]).device
+            blocks[i].inputs = (args, {**kwargs, "attention_mask": window_masks[i].to(device)})
+        if i in layers:
+            hidden = block_out(blocks[i])
+            means = torch.einsum("rst,rtd->rsd", weights.to(hidden.device), hidden.float())
+            read[i] = means.cpu()[slots]
     return torch.stack([read[layer] for layer in layers], dim=1)
 
 
@@ -68,6 +174,70 @@ def block_out(block: Envoy) -> torch.Tensor:
     """
     output = block.output
     return output[0] if isinstance(output, tuple) else output
+
+
+def windows(checkpoint: Checkpoint) -> list[int | None]:
+    """How far back each block looks, in tokens: None for all the way."""
+    config: Any = checkpoint.hf.config.get_text_config()
+    fields = config.to_dict()
+    window, kinds = fields.get("sliding_window"), fields.get("layer_types")
+    if kinds is None:
+        return [window] * checkpoint.n_blocks
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def shares_prompts(checkpoint: Checkpoint) -> bool:
+    """Whether replies in one row with their prompt are read as if each stood there alone; measured once.
+
+    Where they are not (attention of another kind, states that run through the row) there is a warning, and
+    every reply is read with a prompt of its own.
+    """
+    if checkpoint.shares_prompts is None:
+        why = _cannot_share(checkpoint)
+        checkpoint.shares_prompts = not why
+        if why:
+            warnings.warn(
+                f"{checkpoint.name}: {why}; every reply is read with its own prompt, which takes longer",
+                stacklevel=2,
+            )
+    return checkpoint.shares_prompts
+
+
+def _cannot_share(checkpoint: Checkpoint) -> str:
+    """Why not, or nothing."""
+    import torch
+
+    config: Any = checkpoint.hf.config.get_text_config()
+    fields = config.to_dict()
+    kinds = set(fields.get("layer_types") or ())
+    if odd := sorted(kinds - {"full_attention", "sliding_attention"}):
+        return f"it has layers of the kind {odd[0]}"
+    if odd := sorted(n for n in fields if "window" in n and n.lstrip("_") not in WINDOWS and fields[n]):
+        return f"it has windows of its own kind ({odd[0]} in its config)"
+    ids = torch.arange(2 * PROBE_TOKENS).remainder(config.vocab_size).tolist()
+    prompt, reply = tuple(ids[:PROBE_TOKENS]), ids[PROBE_TOKENS:]
+    texts = [
+        Rendered((*prompt, *reply, *ids[:more]), PROBE_TOKENS, 2 * PROBE_TOKENS + more)
+        for more in (0, PROBE_TOKENS // 2)
+    ]
+    last = [checkpoint.n_blocks - 1]
+
+    def read(share: bool) -> torch.Tensor:
+        (batch,) = batches(rows(texts, share=share), token_budget=10**6)
+        values = torch.empty(len(texts), 1, checkpoint.width)
+        values[batch.texts] = trace(checkpoint, batch, layers=last)
+        return values
+
+    try:
+        together, alone = read(True), read(False)
+    except Exception as error:  # architectures refuse a mask in their own ways
+        if checkpoint.remote or out_of_memory(error):
+            raise
+        return f"it does not take a mask of ours ({type(error).__name__})"
+    difference = float((together - alone).norm() / alone.norm())
+    dtype = str(checkpoint.hf.dtype).removeprefix("torch.")
+    allowed = TOLERANCES.get(dtype, ROUNDED)
+    return "" if difference <= allowed else f"means differ by {difference:.1e} with a shared prompt"
 
 
 def progress(total: int) -> tqdm[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from probekit._vector_set import listed
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 Pooling = Literal["pooled", "mean", "bank"]
 Method = Literal["project", "subtract", "probe", "pu"]
-_CHUNK = 8192  # pair vectors scored at a time, so that memory does not grow with their number
 
 
 class RankingError(ValueError):
@@ -21,7 +21,10 @@ class RankingError(ValueError):
 
 
 def directions(vectors: VectorSet, layer: int, pooling: Pooling) -> torch.Tensor:
-    """What pairs are compared with, float64 (directions, width): one row, or for a bank one per prompt."""
+    """What pairs are compared with, unit vectors in float64 (directions, width): one row, or for a bank one
+    per prompt."""
+    from torch.nn.functional import normalize
+
     one_layer = dataclasses.replace(vectors, layers=(layer,), values=vectors.layer(layer).unsqueeze(1))
     found = by_prompt(one_layer).layer(layer) if pooling == "bank" else pool(one_layer, how=pooling)
     if (found == 0).all(dim=1).any():
@@ -29,49 +32,66 @@ def directions(vectors: VectorSet, layer: int, pooling: Pooling) -> torch.Tensor
             f"The {vectors.kind} vectors cancel out to zero at layer {layer} ({pooling}); they point "
             "nowhere, so nothing can be ranked by them."
         )
-    return found.double()
+    return normalize(found.double(), dim=1)
 
 
-def cosines(directions: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """The largest cosine of each vector with any direction, float64 in [-1, 1]; 0 for a zero vector."""
+def products(
+    pairs: VectorSet, layer: int, directions: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """One pass over the pairs' vectors, made unit vectors: for each matrix of directions, the largest dot
+    product of each vector with any of its rows, float64; and which vectors are zero.
+
+    In float64 because equal vectors have to tie, and a product of matrices rounds a row differently in
+    different places.
+    """
     import torch
+
+    every = torch.cat(list(directions)).T.contiguous()
+    largest: list[list[torch.Tensor]] = [[] for _ in directions]
+    zero = []
+    for chunk in pairs.chunks(layer):
+        rows = chunk.double()
+        norm = rows.norm(dim=1, keepdim=True)
+        found = (rows @ every) / norm.clamp(min=1e-300)
+        for kept, part in zip(largest, found.split([len(one) for one in directions], dim=1), strict=True):
+            kept.append(part.amax(dim=1))
+        zero.append(norm[:, 0] == 0)
+    return [torch.cat(one) for one in largest], torch.cat(zero)
+
+
+def as_cosine(product: torch.Tensor) -> torch.Tensor:
+    """A product of unit vectors in [-1, 1], rounded so that equal vectors tie; + 0.0 makes -0.0 a 0.0."""
+    return product.clamp(-1, 1).round(decimals=12) + 0.0
+
+
+def without(behaviour: torch.Tensor, twin: torch.Tensor, method: Method) -> torch.Tensor:
+    """The behaviour's directions once the twins' pooled direction is projected out or subtracted; unit
+    vectors, as both given."""
     from torch.nn.functional import normalize
 
-    unit = normalize(directions, dim=1)
-    chunks = [
-        (normalize(chunk.double(), dim=1, eps=1e-300) @ unit.T).amax(dim=1) for chunk in vectors.split(_CHUNK)
-    ]
-    # A product of matrices rounds a row differently in different places, and equal vectors have to tie.
-    return torch.cat(chunks).clamp(-1, 1).round(decimals=12) + 0.0  # + 0.0 makes -0.0 a 0.0
-
-
-def without(directions: torch.Tensor, twins: torch.Tensor, method: Method) -> torch.Tensor:
-    """The behaviour's directions once the twins' pooled direction is projected out or subtracted."""
-    from torch.nn.functional import normalize
-
-    unit, twin = normalize(directions, dim=1), normalize(twins, dim=1)
-    left = unit - (unit @ twin.T) * twin if method == "project" else unit - twin
+    left = behaviour - (behaviour @ twin.T) * twin if method == "project" else behaviour - twin
     if (left.norm(dim=1) < 1e-6).any():
         raise RankingError(
             f'The behaviour points where its twins do, so nothing is left of it with method="{method}". '
             "Are these the twins, and not the behaviour again?"
         )
-    return left
+    return normalize(left, dim=1)
 
 
-def log_odds(
-    behaviour: VectorSet, control: VectorSet, pairs: VectorSet, layer: int, *, unlabelled: bool
-) -> torch.Tensor:
-    """Log-odds of behaviour against twins, or against twins and all pairs as unlabelled, for each pair."""
+def probe(
+    behaviour: VectorSet, control: VectorSet, layer: int, *, unlabelled: VectorSet | None = None
+) -> tuple[torch.Tensor, float]:
+    """A logistic probe of behaviour against twins, or twins and unlabelled pairs: weights, (1, width), and
+    bias of its log-odds for a unit vector."""
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    ones, twins, rows = (_unit(vectors, layer) for vectors in (behaviour, control, pairs))
-    zeros = torch.cat([twins, rows]) if unlabelled else twins
+    ones, twins = _unit(behaviour, layer), _unit(control, layer)
+    zeros = twins if unlabelled is None else torch.cat([twins, _unit(unlabelled, layer)])
     labels = [1] * len(ones) + [0] * len(zeros)
-    probe = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000, random_state=0)
-    probe.fit(torch.cat([ones, zeros]).numpy(), labels)
-    return torch.from_numpy(probe.decision_function(rows.numpy())).round(decimals=9) + 0.0  # as in `cosines`
+    fitted = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000, random_state=0)
+    fitted.fit(torch.cat([ones, zeros]).numpy(), labels)
+    return torch.from_numpy(fitted.coef_), float(fitted.intercept_[0])
 
 
 def _unit(vectors: VectorSet, layer: int) -> torch.Tensor:

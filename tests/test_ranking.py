@@ -133,7 +133,7 @@ def test_only_the_layer_asked_for_counts() -> None:
 def test_scores_in_many_chunks_are_the_scores_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     behaviour, _, pairs, _ = world()
     whole = rank(behaviour, pairs, layer=5)
-    monkeypatch.setattr("probekit._scoring._CHUNK", 7)
+    monkeypatch.setattr("probekit._vector_set.CHUNK", 7 * pairs.values.shape[2])
     assert rank(behaviour, pairs, layer=5).frame.equals(whole.frame)
 
 

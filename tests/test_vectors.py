@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
+import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,16 +12,21 @@ from typing import Any
 
 import nnsight
 import polars as pl
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from probekit import _reading, _texts
 from probekit import vectors as room
+from probekit._texts import Lengths, Text
 from probekit.checkpoints import Checkpoint, CheckpointError, Rendered, open_checkpoint
+from probekit.packing import Batch, batches, rows
 from probekit.pairs import PairSet, load_pairs
 from probekit.ranking import average_precision, rank
-from probekit.store import StoreError, VectorStore
+from probekit.store import StoreError, StoreKey, VectorStore
 from probekit.testing import (
     ARCHS,
     CONTEXT,
@@ -26,6 +35,7 @@ from probekit.testing import (
     planted_pairs,
     tiny_checkpoint,
     tiny_checkpoint_folder,
+    tiny_tokenizer,
 )
 from probekit.vectors import (
     VectorError,
@@ -37,6 +47,7 @@ from probekit.vectors import (
     check_lengths,
     pair_vectors,
     pool,
+    probe_dtype,
     response_means,
     twin_vectors,
 )
@@ -120,6 +131,87 @@ def test_means_in_padded_batches_equal_each_text_alone(arch: Arch) -> None:
     torch.testing.assert_close(means, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_shared_prompt_is_read_as_if_each_reply_stood_there_alone(arch: Arch) -> None:
+    # longer than the sliding window of gemma3, whose blocks need masks of their own
+    checkpoint = tiny_checkpoint(arch)
+    prompts = [{"role": "user", "content": f"Write {i} words about a river. " * 3} for i in range(4)]
+    replies = ["The river runs slowly. " * 4, "No.", "A river is water that goes on and on. " * 2]
+    some = [checkpoint.render([prompt], reply) for prompt in prompts for reply in replies]
+    window = checkpoint.hf.config.get_text_config().to_dict().get("sliding_window") or 0
+    assert min(text.start for text in some) > window
+    with counted(checkpoint) as shapes:
+        means = response_means(checkpoint, some, layers=LAYERS)
+    assert sum(rows for rows, *_ in shapes[-1:]) == len(prompts)
+    expected = torch.stack([oracle(checkpoint, text) for text in some])
+    assert float((means - expected).norm() / expected.norm()) <= 1e-4
+    assert float(((means - expected).norm(dim=2) / expected.norm(dim=2)).max()) <= 1e-4
+
+
+def test_where_a_prompt_cannot_be_shared_each_reply_has_its_own_and_it_is_said_so(tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=3, n_head=4, seq_length=256)
+    config.max_position_embeddings = 256
+    torch.manual_seed(0)
+    checkpoint = Checkpoint("bloom", BloomForCausalLM(config).eval().requires_grad_(False), tokenizer)
+    some = texts(checkpoint, 4)
+    with pytest.warns(UserWarning, match=r"bloom: .*; every reply is read with its own prompt"):
+        means = response_means(checkpoint, some, layers=(0, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        assert torch.equal(response_means(checkpoint, some, layers=(0, 2)), means)
+    with torch.no_grad():
+        hidden = checkpoint.hf(torch.tensor([some[0].ids]), output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(
+        means[0, 0], hidden[0, some[0].start : some[0].stop].mean(0), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint, sizes, trace = dataclasses.replace(tiny_checkpoint()), [], _reading.trace
+
+    def small(checkpoint: Checkpoint, batch: Batch, **kwargs: Any) -> torch.Tensor:
+        sizes.append(batch.ids.numel())
+        if batch.ids.numel() > 300:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")
+        return trace(checkpoint, batch, **kwargs)
+
+    some = texts(checkpoint)
+    expected = response_means(checkpoint, some, layers=LAYERS)
+    monkeypatch.setattr(_reading, "trace", small)
+    with pytest.warns(UserWarning, match="tokens did not fit the memory; going on with"):
+        means = response_means(checkpoint, some, layers=LAYERS, token_budget=10**6)
+    torch.testing.assert_close(means, expected, rtol=1e-4, atol=1e-5)
+    assert sizes[0] > 300 >= sizes[-1]
+    monkeypatch.setattr(_reading, "trace", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    alone = some[:1]
+    with pytest.raises(VectorError, match=r"a single row of \d+ tokens does not fit the memory\. Free some"):
+        response_means(checkpoint, alone, layers=LAYERS)
+
+
+def test_the_budget_is_taken_from_the_memory_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for free in (10**12, 10**7, 10**4, 0):
+        monkeypatch.setattr(_reading, "free_memory", lambda device, free=free: free)
+        found.append(_reading.memory_budget(dataclasses.replace(tiny_checkpoint())))
+    assert found[0] == _reading.TOKENS["cpu"] > found[1] > found[2] >= found[3] == 1
+    assert all(one.bit_count() == 1 for one in found)
+
+
+def test_a_budget_once_found_stays_and_only_gets_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = dataclasses.replace(tiny_checkpoint())
+    assert _reading.memory_budget(checkpoint, most=100) == 100
+    first = _reading.memory_budget(checkpoint)
+    monkeypatch.setattr(_reading, "free_memory", lambda device: 0)
+    assert _reading.memory_budget(checkpoint) == first
+    checkpoint.token_budget = 50  # as after a pass that did not fit
+    assert _reading.memory_budget(checkpoint, most=100) == 50
+
+
 def test_means_do_not_depend_on_the_token_budget(checkpoint: Checkpoint) -> None:
     some = texts(checkpoint)
     alone, together = (response_means(checkpoint, some, layers=LAYERS, token_budget=n) for n in (1, 10**6))
@@ -143,6 +235,7 @@ def test_the_model_stops_after_the_last_layer_read(checkpoint: Checkpoint) -> No
 
 def test_equal_texts_are_encoded_once(checkpoint: Checkpoint) -> None:
     some = texts(checkpoint, 4)
+    response_means(checkpoint, some, layers=(0,))  # the first time, it is tried whether prompts can be shared
     with counted(checkpoint) as once:
         response_means(checkpoint, some, layers=(0,))
     with counted(checkpoint) as thrice:
@@ -414,10 +507,10 @@ def test_new_pairs_and_new_layers_compute_only_what_is_new(
     pair_vectors(checkpoint, pairs.select(pairs.ids[:10]), layers=(0,), store=store)
     with counted(checkpoint) as shapes:
         pair_vectors(checkpoint, pairs, layers=(0,), store=store)
-    assert sum(rows for rows, *_ in shapes) == 2 * 6
+    assert sum(rows for rows, *_ in shapes) == 6  # a row holds both replies
     with counted(checkpoint, 1) as read:
         both = pair_vectors(checkpoint, pairs, layers=(0, 1), store=store)
-    assert sum(rows for rows, *_ in read) == 2 * 16
+    assert sum(rows for rows, *_ in read) == 16
     with counted(checkpoint) as shapes:
         pair_vectors(checkpoint, pairs, layers=(1,), store=store)
     assert shapes == []
@@ -444,10 +537,12 @@ def test_vectors_of_another_model_or_setting_are_refused_by_field(
     store, other = VectorStore(tmp_path), tiny_checkpoint("llama", seed=1)
     pair_vectors(checkpoint, pairs, layers=(0,), store=store)
     with pytest.raises(
-        StoreError, match=f"fingerprint is '{checkpoint.fingerprint}' there, '{other.fingerprint}' now"
+        StoreError,
+        match=f"weights is '{checkpoint.hashes['weights']}' there, '{other.hashes['weights']}' now",
     ) as caught:
         pair_vectors(other, pairs, layers=(0,), chat=False, store=store)
     assert "chat is True there, False now" in str(caught.value)
+    assert "tokenizer" not in str(caught.value)
     with pytest.raises(StoreError, match=f"other is '' there, '{other.fingerprint}' now"):
         behaviour_vectors(checkpoint, planted_contrasts(4), layers=(0,), other=other, store=store)
 
@@ -460,7 +555,7 @@ def test_an_interrupted_run_keeps_its_blocks_and_ends_with_the_same_bytes(
             str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
         }
 
-    monkeypatch.setattr(room, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(_texts, "BLOCK_ROWS", 4)
     pair_vectors(checkpoint, pairs, layers=LAYERS, store=VectorStore(tmp_path / "undisturbed"))
     whole, calls = room._read, []
 
@@ -477,8 +572,184 @@ def test_an_interrupted_run_keeps_its_blocks_and_ends_with_the_same_bytes(
     assert len(files(tmp_path / "resumed")) == 1 + 2
     with counted(checkpoint) as shapes:
         pair_vectors(checkpoint, pairs, layers=LAYERS, store=VectorStore(tmp_path / "resumed"))
-    assert sum(rows for rows, *_ in shapes) == 2 * 8
+    assert sum(rows for rows, *_ in shapes) == 8  # a row holds both replies
     assert files(tmp_path / "resumed") == files(tmp_path / "undisturbed")
+
+
+def test_rows_of_a_store_say_where_a_vector_is_from_and_how_long_its_texts_are(
+    checkpoint: Checkpoint, pairs: PairSet, tmp_path: Path
+) -> None:
+    vectors = pair_vectors(checkpoint, pairs, layers=LAYERS, store=VectorStore(tmp_path))
+    behaviour_vectors(checkpoint, planted_contrasts(4), layers=LAYERS[:1], store=VectorStore(tmp_path))
+    table = pl.read_parquet(tmp_path / "rows.parquet")
+    assert len(table) == len(pairs) + 4
+    asked = pairs.frame.join(table, on="pair_id", how="left", validate="1:1", maintain_order="left")
+    for row, values in zip(asked.iter_rows(named=True), vectors.values, strict=True):
+        texts = [checkpoint.render(row["prompt"], row[side]) for side in ("chosen", "rejected")]
+        assert row["source"] == row["source_right"]
+        assert row["prompt_tokens"] == texts[0].start
+        assert [row["chosen_tokens"], row["rejected_tokens"]] == [text.stop - text.start for text in texts]
+        assert not row["truncated"]
+        norms = [row[f"norm.{layer}"] for layer in LAYERS]
+        assert norms == pytest.approx(values.norm(dim=1).tolist())
+    assert table[f"norm.{LAYERS[1]}"].null_count() == 4
+
+
+def test_mapped_vectors_are_those_in_memory(checkpoint: Checkpoint, pairs: PairSet, tmp_path: Path) -> None:
+    store = VectorStore(tmp_path)
+    whole = pair_vectors(checkpoint, pairs, layers=LAYERS, store=store)
+    mapped = pair_vectors(checkpoint, pairs, layers=LAYERS, store=store, mapped="float32")
+    assert torch.equal(mapped.values[:], whole.values)
+    assert torch.equal(mapped.layer(LAYERS[1]), whole.layer(LAYERS[1]))
+    assert torch.equal(mapped.select(pairs.ids[3:1:-1]).values, whole.values[[3, 2]])
+    assert repr(mapped) == repr(whole)
+    short = pair_vectors(checkpoint, pairs, layers=LAYERS, store=store, mapped="float16")
+    torch.testing.assert_close(short.values[:], whole.values, rtol=1e-3, atol=1e-6)
+    file = min((tmp_path / "mapped").glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    assert torch.equal(load_file(file)["values"].float(), short.values[:])  # a file as any other
+    behaviour = behaviour_vectors(checkpoint, planted_contrasts(4), layers=LAYERS)
+    twins = twin_vectors(checkpoint, planted_contrasts(4, kind="twin"), layers=LAYERS)
+    in_memory = dataclasses.replace(short, values=short.values[:])
+    for one, other in ((whole, mapped), (in_memory, short)):
+        frames = [rank(behaviour, some, layer=LAYERS[0], control=twins).frame for some in (one, other)]
+        assert frames[0].equals(frames[1])
+
+
+def test_only_vectors_in_a_store_are_mapped(checkpoint: Checkpoint, pairs: PairSet) -> None:
+    with pytest.raises(VectorError, match="Only vectors in a store can be mapped; give store= too"):
+        pair_vectors(checkpoint, pairs, layers=LAYERS, mapped="float16")
+
+
+def test_what_is_too_large_for_float16_is_named(tmp_path: Path) -> None:
+    key = StoreKey("0", tokenizer="0", chat_template="", chat=False, dtype="float32")
+    store = VectorStore(tmp_path)
+    store.write(key, ["a", "b"], torch.tensor([[[1.0]], [[1e5]]]), layers=(0,))
+    assert store.mapped(key, ["b"], layers=(0,))[:].item() == 1e5
+    with pytest.raises(StoreError, match="The vector of b holds numbers too large for float16"):
+        store.mapped(key, ["a", "b"], layers=(0,), dtype="float16")
+    assert len(list((tmp_path / "mapped").glob("*.safetensors"))) == 1
+
+
+def test_equal_texts_of_many_pairs_are_read_once(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_texts, "BLOCK_ROWS", 6)
+    rows = [
+        {"prompt": f"What is {i}?", "chosen": "It is a number.", "rejected": f"No, {k}."}
+        for k in range(3)
+        for i in range(8)
+    ]
+    read: list[int] = []
+    trace = _reading.trace
+
+    def counting(checkpoint: Checkpoint, batch: Batch, **kwargs: Any) -> torch.Tensor:
+        read.append(len(batch.texts))
+        return trace(checkpoint, batch, **kwargs)
+
+    monkeypatch.setattr(_reading, "trace", counting)
+    pair_vectors(checkpoint, load_pairs(rows), layers=(0,))
+    assert sum(read) == 8 * 4  # one chosen and three rejected replies to each prompt
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), max_size=40, unique=True), st.data())
+def test_blocks_are_the_same_in_any_order_and_hold_prompts_together(
+    rows: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    texts = [
+        Text(f"{p}-{n}", "", ("", ""), [{"role": "user", "content": str(p)}], ("", ""), None) for p, n in rows
+    ]
+    lengths = {text.id: Lengths(p, n, 1) for text, (p, n) in zip(texts, rows, strict=True)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_texts, "BLOCK_ROWS", 9)
+        blocks = _texts.plan(texts, lengths)
+        assert blocks == _texts.plan(data.draw(st.permutations(texts)), lengths)
+    assert sorted(text.id for block in blocks for text in block) == sorted(lengths)
+    assert all(0 < len(block) <= 9 for block in blocks) or not rows
+    where = {(text.prompt[0]["content"], place) for place, block in enumerate(blocks) for text in block}
+    assert len(where) == len({p for p, _ in rows})
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_a_remote_run_gives_the_same_vectors(arch: Arch, pairs: PairSet) -> None:
+    checkpoint = tiny_checkpoint(arch)
+    remote = dataclasses.replace(checkpoint, remote="local")
+    assert torch.equal(
+        pair_vectors(remote, pairs, layers=LAYERS).values,
+        pair_vectors(checkpoint, pairs, layers=LAYERS).values,
+    )
+
+
+def test_memory_stays_flat_over_two_thousand_batches() -> None:
+    checkpoint = tiny_checkpoint("gemma3")  # whose windows take masks of their own
+    some = [next(batches(rows(texts(checkpoint)[:n]), token_budget=10**6)) for n in range(1, 9)]
+    process = psutil.Process()
+    held = []
+    for turn in range(2_200):
+        _reading.trace(checkpoint, some[turn % len(some)], layers=(0,))
+        if turn in (199, 2_199):
+            gc.collect()
+            held.append((process.memory_info().rss, len(gc.get_objects())))
+    assert held[1][0] - held[0][0] < 8 * 2**20
+    assert held[1][1] - held[0][1] < 1_000
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_in_bfloat16_a_shared_prompt_differs_by_rounding_and_a_wrong_mask_by_more(
+    arch: Arch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny_checkpoint(arch)
+    checkpoint = dataclasses.replace(whole, hf=copy.deepcopy(whole.hf).bfloat16())
+    assert _reading.shares_prompts(checkpoint)
+    wrong = dataclasses.replace(checkpoint)
+    mask = Batch.mask
+    leaking = lambda batch, dtype, window=None: mask(  # noqa: E731
+        dataclasses.replace(batch, segments=batch.segments.clamp(max=1)), dtype, window=window
+    )
+    monkeypatch.setattr(Batch, "mask", leaking)
+    with pytest.warns(UserWarning, match="means differ by"):
+        assert not _reading.shares_prompts(wrong)
+
+
+def test_an_architecture_with_windows_of_another_kind_is_read_reply_by_reply(pairs: PairSet) -> None:
+    whole = tiny_checkpoint()
+    odd = dataclasses.replace(whole, hf=copy.deepcopy(whole.hf))
+    odd.hf.config.window_size = 256  # as GPT-Neo's, by row index
+    with pytest.warns(UserWarning, match=r"it has windows of its own kind \(window_size in its config\)"):
+        values = pair_vectors(odd, pairs, layers=(0,)).values
+    torch.testing.assert_close(values, pair_vectors(whole, pairs, layers=(0,)).values, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_that_runs_out_while_a_model_is_tried_is_no_reason_to_read_it_reply_by_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = dataclasses.replace(tiny_checkpoint())
+    monkeypatch.setattr(_reading, "trace", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        _reading.shares_prompts(checkpoint)
+    assert checkpoint.shares_prompts is None
+
+
+def test_behaviours_read_together_share_their_texts(checkpoint: Checkpoint) -> None:
+    one = planted_contrasts(4)
+    other = one.with_columns(contrast_id="other-" + pl.col("contrast_id"), bad=pl.col("bad") + " Again.")
+    with counted(checkpoint) as alone:
+        behaviour_vectors(checkpoint, one, layers=(0,))
+    with counted(checkpoint) as together:
+        behaviour_vectors(checkpoint, pl.concat([one, other]), layers=(0,))
+    assert sum(rows for rows, *_ in together) == sum(rows for rows, *_ in alone) == 4
+
+
+def test_the_dtype_is_the_faster_one_only_where_it_agrees(
+    checkpoint: Checkpoint, pairs: PairSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = probe_dtype(checkpoint, pairs, layers=LAYERS, n=8, tolerance=2.0)
+    assert found.dtype == ("bfloat16" if found.speedup > 1 else "float32")
+    assert 0.9 < found.agreement < 1
+    assert probe_dtype(checkpoint, pairs, layers=LAYERS, n=8, tolerance=0).dtype == "float32"
+    half = dataclasses.replace(checkpoint, hf=copy.deepcopy(checkpoint.hf).bfloat16())
+    with pytest.raises(VectorError, match=r"is in torch\.bfloat16; open it in float32"):
+        probe_dtype(half, pairs, layers=LAYERS)
 
 
 # ---------------------------------------------------------------- vector sets and means over them

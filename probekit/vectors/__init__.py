@@ -14,15 +14,17 @@ pooling of many behaviour vectors into one (`pool`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
+from probekit._precision import DtypeProbe, probe_dtype
 from probekit._reading import block_out, check_layers, means, progress
-from probekit._texts import Text, contrast_texts, lengths_that_fit, pair_texts, refuse
+from probekit._texts import Text, contrast_texts, facts, lengths_that_fit, pair_texts, plan, refuse
 from probekit._vector_set import (
     Kind,
+    MappedRows,
     VectorError,
     VectorSet,
     agreement,
@@ -30,7 +32,6 @@ from probekit._vector_set import (
     check_finite,
     pool,
 )
-from probekit.packing import TOKEN_BUDGET
 from probekit.pairs import PairSet
 from probekit.store import StoreKey, VectorStore
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from probekit.checkpoints import Checkpoint, Rendered
 
 __all__ = [
+    "DtypeProbe",
     "Kind",
+    "MappedRows",
     "VectorError",
     "VectorSet",
     "agreement",
@@ -51,11 +54,10 @@ __all__ = [
     "check_lengths",
     "pair_vectors",
     "pool",
+    "probe_dtype",
     "response_means",
     "twin_vectors",
 ]
-
-BLOCK_ROWS = 256  # rows computed and stored at a time: what an interruption can cost
 
 
 def pair_vectors(
@@ -65,7 +67,8 @@ def pair_vectors(
     layers: Sequence[int],
     chat: bool = True,
     store: VectorStore | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    mapped: Literal["float32", "float16"] | None = None,
+    token_budget: int | None = None,
 ) -> VectorSet:
     """One vector per preference pair (section 1.3):
 
@@ -73,8 +76,10 @@ def pair_vectors(
 
     checkpoint: M0. layers: block indices. chat: render with M0's chat template, or join prompt and reply
     bare, as the authors' code does. store: rows already there are read, the others are computed and added,
-    block by block. token_budget: padded tokens per forward pass. Gives rows in the order of `pairs`, ids =
-    pair ids.
+    block by block. mapped: leaves the values in a file of the store, in this dtype, and reads them when they
+    are asked for; for sets too large for the memory. token_budget: padded tokens per forward pass; None takes
+    it from the free memory, and halves it where a pass does not fit. Gives rows in the order of `pairs`, ids
+    = pair ids.
 
     Raises VectorError for a layer that does not exist, texts that do not fit the context, activations that
     are not finite; StoreError if the store holds vectors of another model or setting.
@@ -85,7 +90,13 @@ def pair_vectors(
     torch.Size([8, 1, 32])
     """
     values = _differences(
-        checkpoint, pair_texts(pairs), layers=layers, chat=chat, store=store, token_budget=token_budget
+        checkpoint,
+        pair_texts(pairs),
+        layers=layers,
+        chat=chat,
+        store=store,
+        mapped=mapped,
+        token_budget=token_budget,
     )
     return VectorSet(pairs.ids, tuple(layers), values, checkpoint.fingerprint, chat=chat)
 
@@ -98,7 +109,7 @@ def behaviour_vectors(
     chat: bool = True,
     other: Checkpoint | None = None,
     store: VectorStore | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
 ) -> VectorSet:
     """One vector per contrast: two replies to one prompt, the bad one showing the behaviour (section 1.2):
 
@@ -145,7 +156,7 @@ def twin_vectors(
     chat: bool = True,
     other: Checkpoint | None = None,
     store: VectorStore | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
 ) -> VectorSet:
     """As `behaviour_vectors`, of contrasts on benign twins: answered against refused, both harmless.
 
@@ -172,13 +183,13 @@ def response_means(
     texts: Sequence[Rendered],
     *,
     layers: Sequence[int],
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
 ) -> torch.Tensor:
     """abar_l of each text, its residual stream's mean over the reply: float32, (texts, layers, width).
 
-    One padded batch per trace, texts of similar length together, equal texts once; the model stops after the
-    last layer read, and means are taken in float32 inside the trace, so that nothing larger is kept. In the
-    order given.
+    One padded batch per trace, a prompt once with its replies, rows of similar length together, equal texts
+    once; the model stops after the last layer read, and means are taken in float32 inside the trace, so that
+    nothing larger is kept. In the order given.
 
     Raises VectorError for a layer that does not exist, a text longer than the context, or values that are not
     finite; PackingError for a text without reply tokens.
@@ -216,53 +227,137 @@ def check_lengths(checkpoint: Checkpoint, pairs: PairSet, *, chat: bool = True) 
     lengths_that_fit((checkpoint, checkpoint), pair_texts(pairs), chat=chat)
 
 
+def store_key(checkpoint: Checkpoint, *, chat: bool, other: Checkpoint | None = None) -> StoreKey:
+    """What vectors read by this checkpoint depend on besides their texts and layers."""
+    hashes = checkpoint.hashes
+    return StoreKey(
+        weights=hashes["weights"],
+        tokenizer=hashes["tokenizer"],
+        chat_template=hashes["chat_template"] if chat else "",
+        chat=chat,
+        dtype=str(checkpoint.hf.dtype).removeprefix("torch."),
+        other="" if other is None else other.fingerprint,
+    )
+
+
+def fill(
+    store: VectorStore,
+    checkpoint: Checkpoint,
+    texts: Sequence[Text],
+    *,
+    layers: Sequence[int],
+    chat: bool,
+    token_budget: int | None = None,
+    other: Checkpoint | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> None:
+    """Compute and store what a store lacks of these texts' vectors.
+
+    part: (i, n) is process i of n: it begins with every n-th block from the i-th on, and goes on with those
+    of the others that are not there by then, the last first. Blocks are cut the same way however many
+    processes there are and whatever is stored already, so that a run that was interrupted, or of which one
+    process died, leaves whole blocks for any other. Raises VectorError and StoreError as `pair_vectors`.
+    """
+    key = store_key(checkpoint, chat=chat, other=other)
+    ids = dict.fromkeys(text.id for text in texts)
+    gaps = store.missing(key, ids, layers=layers)
+
+    def there(some: list[Text], gap: tuple[int, ...]) -> bool:
+        return part[1] > 1 and store.holds(key, [text.id for text in some], layers=gap)
+
+    blocks = _blocks(
+        checkpoint,
+        texts,
+        other=other,
+        gaps=gaps,
+        chat=chat,
+        token_budget=token_budget,
+        part=part,
+        there=there,
+    )
+    for some, gap, values, known in blocks:
+        store.write(key, [text.id for text in some], values, layers=gap, facts=known)
+    store.finish(key)
+
+
 def _differences(
     checkpoint: Checkpoint,
     texts: Sequence[Text],
     *,
     layers: Sequence[int],
     chat: bool,
-    token_budget: int,
+    token_budget: int | None,
     other: Checkpoint | None = None,
     store: VectorStore | None = None,
-) -> torch.Tensor:
+    mapped: Literal["float32", "float16"] | None = None,
+) -> torch.Tensor | MappedRows:
     """abar(first reply; other) - abar(second reply; checkpoint), shape (texts, layers, width)."""
     import torch
 
-    readers = (other or checkpoint, checkpoint)
-    for reader in readers:
+    check_readers(checkpoint, other, layers)
+    ids = [text.id for text in texts]
+    if store is not None:
+        fill(store, checkpoint, texts, layers=layers, chat=chat, token_budget=token_budget, other=other)
+        key = store_key(checkpoint, chat=chat, other=other)
+        if mapped is not None:
+            return store.mapped(key, ids, layers=layers, dtype=mapped)
+        return store.read(key, ids, layers=layers)
+    if mapped is not None:
+        raise VectorError("Only vectors in a store can be mapped; give store= too.")
+    rows: dict[str, torch.Tensor] = {}
+    gaps = {tuple(layers): ids}
+    for some, _, values, _ in _blocks(
+        checkpoint, texts, other=other, gaps=gaps, chat=chat, token_budget=token_budget
+    ):
+        rows.update(zip([text.id for text in some], values, strict=True))
+    return torch.stack([rows[one] for one in ids])
+
+
+def check_readers(checkpoint: Checkpoint, other: Checkpoint | None, layers: Sequence[int]) -> None:
+    for reader in (other or checkpoint, checkpoint):
         check_layers(reader, layers)
-    if readers[0].width != checkpoint.width or readers[0].n_blocks != checkpoint.n_blocks:
+    if other is not None and (other.width, other.n_blocks) != (checkpoint.width, checkpoint.n_blocks):
         raise VectorError(
-            f"{readers[0].name} has {readers[0].n_blocks} blocks of width {readers[0].width}, "
+            f"{other.name} has {other.n_blocks} blocks of width {other.width}, "
             f"{checkpoint.name} {checkpoint.n_blocks} of width {checkpoint.width}; only models of one shape "
             "can be read against each other."
         )
-    key = StoreKey(
-        checkpoint.fingerprint,
-        chat=chat,
-        dtype=str(checkpoint.hf.dtype).removeprefix("torch."),
-        other="" if other is None else other.fingerprint,
-    )
+
+
+def _blocks(
+    checkpoint: Checkpoint,
+    texts: Sequence[Text],
+    *,
+    other: Checkpoint | None,
+    gaps: dict[tuple[int, ...], list[str]],
+    chat: bool,
+    token_budget: int | None,
+    part: tuple[int, int] = (0, 1),
+    there: Callable[[list[Text], tuple[int, ...]], bool] = lambda some, gap: False,
+) -> Iterator[tuple[list[Text], tuple[int, ...], torch.Tensor, dict[str, list[Any]]]]:
+    """Block by block: texts, the layers that they lack, their vectors there, and what is known of each.
+
+    there: whether a block need no longer be read, asked before each.
+    """
+    readers = (other or checkpoint, checkpoint)
     by_id = {text.id: text for text in texts}
-    gaps = {tuple(layers): list(by_id)} if store is None else store.missing(key, by_id, layers=layers)
-    lengths = lengths_that_fit(readers, [by_id[one] for ids in gaps.values() for one in ids], chat=chat)
-    rows: dict[str, torch.Tensor] = {}
-    with progress(2 * len(lengths)) as bar:
-        for gap, ids in gaps.items():
-            # Sorted by length and id, so that a run that was interrupted goes on with the same blocks.
-            ids = sorted(ids, key=lambda one: (-lengths[one], one))
-            for block in (ids[start : start + BLOCK_ROWS] for start in range(0, len(ids), BLOCK_ROWS)):
-                some = [by_id[one] for one in block]
+    lacks = {one: gap for gap, ids in gaps.items() for one in ids}
+    if not lacks:
+        return
+    lengths = lengths_that_fit(readers, list(by_id.values()), chat=chat)
+    cut = [[text for text in block if text.id in lacks] for block in plan(by_id.values(), lengths)]
+    mine = cut[part[0] :: part[1]]
+    others = [block for number, block in enumerate(cut) if number % part[1] != part[0]]
+    with progress(2 * len(lacks)) as bar:
+        for block in mine + others[::-1]:
+            for gap in dict.fromkeys(lacks[text.id] for text in block):
+                some = [text for text in block if lacks[text.id] == gap]
+                if there(some, gap):
+                    bar.update(2 * len(some))
+                    continue
                 values = _read(readers, some, layers=gap, chat=chat, token_budget=token_budget, bar=bar)
                 check_finite(values, [text.name for text in some])
-                if store is None:
-                    rows.update(zip(block, values, strict=True))
-                else:
-                    store.write(key, block, values, layers=gap)
-    if store is not None:
-        return store.read(key, [text.id for text in texts], layers=layers)
-    return torch.stack([rows[text.id] for text in texts])
+                yield some, gap, values, facts(some, lengths)
 
 
 def _read(
@@ -271,7 +366,7 @@ def _read(
     *,
     layers: Sequence[int],
     chat: bool,
-    token_budget: int,
+    token_budget: int | None,
     bar: tqdm[None],
 ) -> torch.Tensor:
     first, second = (
