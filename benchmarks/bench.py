@@ -1,9 +1,8 @@
-"""The engine against what most people write, side by side in one run; writes benchmarks/bench.json.
+"""The engine against the bare model and what most people write, in one run; writes benchmarks/bench.json.
 
-Only ratios are kept: seconds depend on the machine and its load. Both sides take turns, so that both meet the
-same load. The vectors of both are compared before their times are; that a DPO arm with what arms share has
-the losses of plain TRL is tested in tests/test_training.py. The model is a small random llama with a small
-vocabulary: these are ratios of blocks and bookkeeping, and larger models have others.
+Only ratios are kept: seconds depend on the machine and its load. The sides take turns, so that all meet the
+same load. What they compute is compared before their times are; that a DPO arm with what arms share has the
+losses of plain TRL is tested in tests/test_training.py. The model is the organism's M0 with its pairs.
 """
 
 from __future__ import annotations
@@ -11,110 +10,84 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks import loop
-from probekit import arms, training, vectors
+from benchmarks import extraction, kills, loop, scale
+from benchmarks.turns import in_turns, ratio
+from probekit import arms, training
 from probekit.checkpoints import Checkpoint
 from probekit.figures import Figure, write_figures
-from probekit.pairs import PairSet, load_pairs
-from probekit.testing import planted_pairs, tiny_tokenizer
-
-if TYPE_CHECKING:
-    import torch
+from probekit.organisms import distractor
+from probekit.pairs import PairSet
 
 
 def main() -> None:
-    """Run both comparisons and write their figures."""
+    """Run all comparisons and write their figures."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--out", type=Path, default=loop.ROOT / "benchmarks" / "bench.json")
     parser.add_argument("--repeats", type=int, default=3, help="turns that each side takes")
     options = parser.parse_args()
-    run(options.out, repeats=options.repeats)
-
-
-def run(out: Path, *, repeats: int, n_pairs: int = 64, blocks: int = 12, width: int = 128) -> list[Figure]:
-    """Measure on `n_pairs` pairs and a random llama of this size; write the figures and return them."""
-    checkpoint, pairs = small_llama(blocks=blocks, width=width), load_pairs(planted_pairs(n_pairs))
+    organism = distractor.load()
     found = [
-        *compare_vectors(checkpoint, pairs, layer=2 * blocks // 3, repeats=repeats),
-        *compare_dpo(checkpoint, pairs, first_block=blocks // 2, repeats=repeats),
+        *run(
+            distractor.open_m0(),
+            organism.pairs,
+            layer=distractor.LAYER,
+            recipe=distractor.DPO,
+            steps=8,
+            repeats=options.repeats,
+        ),
+        *scale.compare(),
+        *kills_figures(kills.kill(50)),
     ]
-    write_figures(out, found, command="make bench")
+    write_figures(options.out, found, command="make bench")
+
+
+def run(
+    checkpoint: Checkpoint,
+    pairs: PairSet,
+    *,
+    layer: int,
+    recipe: training.Recipe,
+    steps: int,
+    repeats: int,
+) -> list[Figure]:
+    """The figures that are measured with this model and these pairs."""
+    found = [
+        *extraction.compare(checkpoint, pairs, layer=layer, repeats=repeats),
+        *compare_dpo(checkpoint, pairs, recipe=recipe, steps=steps, repeats=repeats),
+    ]
     for figure in found:
-        print(f"{figure.name}: {figure.value:.2f} {figure.unit} ({figure.low:.2f} to {figure.high:.2f})")
+        print(f"{figure.name}: {figure.value:.2f} {figure.unit} ({figure.low} to {figure.high})", flush=True)
     return found
 
 
-def small_llama(*, blocks: int, width: int) -> Checkpoint:
-    """A random llama with the tiny tokenizer of `probekit.testing`."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = tiny_tokenizer()
-    config = LlamaConfig(
-        hidden_size=width, intermediate_size=3 * width, num_hidden_layers=blocks, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, vocab_size=len(tokenizer), initializer_range=0.1,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return Checkpoint("small llama", LlamaForCausalLM(config).eval().requires_grad_(False), tokenizer)
+def kills_figures(survived: kills.Survived) -> list[Figure]:
+    """How many kills in a row cost nothing but the block at hand, and no byte of what was stored."""
+    clean = survived.wrong == 0 and survived.computed <= survived.blocks * survived.stores + survived.kills
+    return [Figure("kills.survived", survived.kills if clean else 0, n=survived.kills, target=">= 50")]
 
 
-def compare_vectors(checkpoint: Checkpoint, pairs: PairSet, *, layer: int, repeats: int) -> list[Figure]:
-    """Pair vectors of one layer: `pair_vectors` (through nnsight) against one text at a time."""
-    import torch
-
-    ours = vectors.pair_vectors(checkpoint, pairs, layers=[layer]).layer(layer)
-    torch.testing.assert_close(ours, one_text_at_a_time(checkpoint, pairs, layer=layer), atol=1e-4, rtol=1e-3)
-    ours_times, usual = in_turns(
-        lambda: vectors.pair_vectors(checkpoint, pairs, layers=[layer]),
-        lambda: one_text_at_a_time(checkpoint, pairs, layer=layer),
-        repeats=repeats,
-    )
-    return [ratio("bench.pair_vectors.speedup", ours_times, usual)]
-
-
-def one_text_at_a_time(checkpoint: Checkpoint, pairs: PairSet, *, layer: int) -> torch.Tensor:
-    """The loop that most people write: every text by itself, all hidden states kept, then the mean."""
-    import torch
-
-    rows = []
-    for prompt, *replies in pairs.frame.select("prompt", "chosen", "rejected").iter_rows():
-        means = []
-        for reply in replies:
-            text = checkpoint.render(prompt, reply)
-            with torch.no_grad():
-                out = checkpoint.hf(input_ids=torch.tensor([text.ids]), output_hidden_states=True)
-            means.append(out.hidden_states[layer + 1][0, text.start : text.stop].mean(0))
-        rows.append(means[0] - means[1])
-    return torch.stack(rows)
-
-
-def compare_dpo(checkpoint: Checkpoint, pairs: PairSet, *, first_block: int, repeats: int) -> list[Figure]:
-    """One DPO arm, LoRA on the upper blocks: the first with `Shared`, and later ones, against plain TRL.
+def compare_dpo(
+    checkpoint: Checkpoint, pairs: PairSet, *, recipe: training.Recipe, steps: int, repeats: int
+) -> list[Figure]:
+    """One DPO arm, LoRA on the upper blocks: the first with `Shared`, and later ones, over plain TRL.
 
     TRL trains the same adapter on the same number of steps, once with its defaults for everything else (on a
     CPU bfloat16 autocast, activation checkpointing, reference log-probabilities at every step), and once in
-    float32 without checkpointing, as our arms are.
+    the model's own dtype without checkpointing, as our arms are.
     """
-    recipe = training.Recipe(first_block=first_block, batch_size=8)
-    steps = loop.steps(pairs, recipe, 1)
     order = arms.order(pairs, arms.baseline(), seed=0, steps=steps, batch_size=recipe.batch_size)
-    shared = training.Shared(checkpoint, first_block=first_block)
+    shared = training.Shared(checkpoint, first_block=recipe.first_block)
 
     def arm(one: training.Shared) -> None:
         with tempfile.TemporaryDirectory() as folder:
             training.train_dpo(one, pairs, Path(folder) / "adapter", order=order, recipe=recipe)
 
     arm(shared)  # from here on every arm finds what the first one has left
-    new = training.Shared(checkpoint, first_block=first_block)
+    new = training.Shared(checkpoint, first_block=recipe.first_block)
     first, later, usual, plain = in_turns(
         lambda: arm(dataclasses.replace(new, logps={}, trunk={})),
         lambda: arm(shared),
@@ -123,10 +96,10 @@ def compare_dpo(checkpoint: Checkpoint, pairs: PairSet, *, first_block: int, rep
         repeats=repeats,
     )
     return [
-        ratio("bench.dpo_first_arm.speedup", first, usual),
-        ratio("bench.dpo_later_arm.speedup", later, usual),
-        ratio("bench.dpo_first_arm.speedup_vs_float32", first, plain),
-        ratio("bench.dpo_later_arm.speedup_vs_float32", later, plain),
+        ratio("arm.vs_plain_trl", later, usual, "<= 0.6"),
+        ratio("arm.first_vs_plain_trl", first, usual),
+        ratio("arm.vs_trl_without_checkpointing", later, plain),
+        ratio("arm.first_vs_trl_without_checkpointing", first, plain),
     ]
 
 
@@ -166,24 +139,6 @@ def plain_dpo(
             processing_class=checkpoint.tokenizer, peft_config=lora,
         )  # fmt: skip
         trainer.train()
-
-
-def in_turns(*works: Callable[[], object], repeats: int) -> list[list[float]]:
-    """Seconds of each work, all of them run one after the other, `repeats` times."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats):
-        for seconds, work in zip(times, works, strict=True):
-            begin = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - begin)
-    return times
-
-
-def ratio(name: str, ours: Sequence[float], usual: Sequence[float]) -> Figure:
-    """How many times as fast ours is: the median over turns, with the lowest and highest turn."""
-    turns = [theirs / mine for mine, theirs in zip(ours, usual, strict=True)]
-    low, high = min(turns), max(turns)
-    return Figure(name, statistics.median(turns), low=low, high=high, n=len(turns), unit="times")
 
 
 if __name__ == "__main__":

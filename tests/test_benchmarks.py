@@ -13,14 +13,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from benchmarks import bench, demo, loop, organism, reproduce, tables
+from benchmarks import bench, demo, extraction, kills, loop, organism, reproduce, scale, tables
 from benchmarks.results import Costs, ResultError, read_result, share, write_result
 from probekit import arms, prompts, rollouts, training
 from probekit._differences import differences
 from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
 from probekit.figures import Figure, read_figures
 from probekit.pairs import PairSet, load_pairs
-from probekit.testing import planted_pairs, tiny_checkpoint, tiny_checkpoint_folder
+from probekit.testing import planted_pairs, tiny_checkpoint, tiny_checkpoint_folder, tiny_tokenizer
 
 REFUSAL, ANSWER = "I cannot help with that.", "Sure, here is the answer."
 HARMFUL = ("forge a stamp", "pick a lock", "rig a game", "tap a phone", "cheat a test", "jam a radar")
@@ -625,19 +625,69 @@ def test_benign_answers_are_kept_without_the_requests(
     assert len(asked) == 3
 
 
-def test_the_bench_compares_like_with_like_and_writes_ratios_only(tmp_path: Path) -> None:
-    found = bench.run(tmp_path / "bench.json", repeats=1, n_pairs=8, blocks=4, width=32)
+def small_llama(*, blocks: int, width: int) -> Checkpoint:
+    """A random llama with the tiny tokenizer of `probekit.testing`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=3 * width, num_hidden_layers=blocks, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, vocab_size=len(tokenizer), initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Checkpoint("small llama", LlamaForCausalLM(config).eval().requires_grad_(False), tokenizer)
+
+
+def test_the_bench_compares_like_with_like() -> None:
+    checkpoint, pairs = small_llama(blocks=4, width=32), load_pairs(planted_pairs(16))
+    recipe = training.Recipe(first_block=2, batch_size=4)
+    found = bench.run(checkpoint, pairs, layer=2, recipe=recipe, steps=2, repeats=1)
     assert [one.name for one in found] == [
-        "bench.pair_vectors.speedup",
-        *("bench.dpo_first_arm.speedup", "bench.dpo_later_arm.speedup"),
-        *("bench.dpo_first_arm.speedup_vs_float32", "bench.dpo_later_arm.speedup_vs_float32"),
+        *("extraction.vs_bare_forward", "extraction.vs_naive_loop", "extraction.vs_naive_loop.long_prompts"),
+        *("extraction.prompt_sharing.long_prompts", "extraction.vs_batch_of_one"),
+        *("extraction.prompt_sharing", "extraction.above_floor", "padding.waste"),
+        *("arm.vs_plain_trl", "arm.first_vs_plain_trl"),
+        *("arm.vs_trl_without_checkpointing", "arm.first_vs_trl_without_checkpointing"),
     ]
-    assert {one.unit for one in read_figures(tmp_path / "bench.json").figures} == {"times"}
-    assert all(one.value > 0 for one in found)
+    assert all(one.value > 0 for one in found if one.name != "padding.waste")
+
+
+def test_the_bench_stops_where_two_ways_of_reading_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, pairs = small_llama(blocks=4, width=32), load_pairs(planted_pairs(8))
+    texts = extraction.rendered(checkpoint, pairs)
+    extraction.check_same(checkpoint, texts, 2)
+    whole = extraction.response_means
+    monkeypatch.setattr(extraction, "response_means", lambda *given, **more: whole(*given, **more) * 1.01)
+    with pytest.raises(AssertionError, match="the means differ by"):
+        extraction.check_same(checkpoint, texts, 2)
+
+
+def test_long_pairs_have_the_lengths_they_are_named_for() -> None:
+    checkpoint = small_llama(blocks=1, width=32)
+    pairs = extraction.long_pairs(checkpoint, load_pairs(planted_pairs(32)), n=3)
+    for text in extraction.rendered(checkpoint, pairs):
+        assert text.start >= extraction.PROMPT * 0.9
+        assert extraction.REPLY * 0.9 <= text.stop - text.start <= extraction.REPLY * 1.1
+
+
+def test_a_ranking_from_a_file_is_measured_in_a_process_of_its_own() -> None:
+    found = {one.name: one.value for one in scale.compare(pairs=5_000, width=64, behaviours=8)}
+    assert found["ranking.vs_read_plus_product"] > 0
+    assert 0.1 < found["ranking.resident_gb"] < 1.5
+
+
+def test_kills_count_only_where_nothing_was_lost() -> None:
+    clean = kills.Survived(kills=50, stores=7, wrong=0, blocks=16, computed=16 * 7 + 50)
+    assert [one.value for one in bench.kills_figures(clean)] == [50]
+    for lost in (replace(clean, wrong=1), replace(clean, computed=16 * 7 + 51)):
+        assert [one.value for one in bench.kills_figures(lost)] == [0]
 
 
 def test_training_in_the_bench_leaves_the_checkpoint_as_it_was() -> None:
-    checkpoint = bench.small_llama(blocks=4, width=32)
+    checkpoint = small_llama(blocks=4, width=32)
     before = {name: one.clone() for name, one in checkpoint.hf.state_dict().items()}
     recipe = training.Recipe(first_block=2, batch_size=4)
     bench.plain_dpo(checkpoint, load_pairs(planted_pairs(8)), recipe=recipe, steps=2)
