@@ -39,7 +39,7 @@ def main() -> None:
             steps=8,
             repeats=options.repeats,
         ),
-        *scale.compare(),
+        *scale.compare(repeats=options.repeats),
         *kills_figures(kills.kill(50)),
     ]
     write_figures(options.out, found, command="make bench")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.turns import in_turns, ratio
-from probekit._reading import windows
+from probekit._reading import memory_budget, windows
 from probekit._texts import lengths_that_fit, pair_texts, plan
 from probekit.checkpoints import Checkpoint, Rendered
 from probekit.figures import Figure
@@ -62,7 +62,7 @@ def compare(checkpoint: Checkpoint, pairs: PairSet, *, layer: int, repeats: int)
 
 def pack(checkpoint: Checkpoint, texts: Sequence[Rendered]) -> list[Batch]:
     """The batches in which these texts are read."""
-    return list(batches(rows(distinct(texts)[0], d=checkpoint.width), token_budget=TOKEN_BUDGET))
+    return list(batches(rows(distinct(texts)[0], d=checkpoint.width), token_budget=memory_budget(checkpoint)))
 
 
 def padding(checkpoint: Checkpoint, pairs: PairSet) -> Figure:

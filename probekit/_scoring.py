@@ -46,15 +46,16 @@ def products(
     """
     import torch
 
-    every = torch.cat(list(directions)).T.contiguous()
+    sizes = [len(one) for one in directions]
+    # Eight at a time, and in this order, the product of few directions took half the time of rows @ every.T.
+    every = torch.nn.functional.pad(torch.cat(list(directions)), (0, 0, 0, -sum(sizes) % 8))
     largest: list[list[torch.Tensor]] = [[] for _ in directions]
     zero = []
-    for chunk in pairs.chunks(layer):
-        rows = chunk.double()
+    for rows in pairs.chunks(layer):
         norm = rows.norm(dim=1, keepdim=True)
-        found = (rows @ every) / norm.clamp(min=1e-300)
-        for kept, part in zip(largest, found.split([len(one) for one in directions], dim=1), strict=True):
-            kept.append(part.amax(dim=1))
+        found = (every @ rows.T)[: sum(sizes)] / norm[:, 0].clamp(min=1e-300)
+        for kept, part in zip(largest, found.split(sizes), strict=True):
+            kept.append(part.amax(dim=0))
         zero.append(norm[:, 0] == 0)
     return [torch.cat(one) for one in largest], torch.cat(zero)
 

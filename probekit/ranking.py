@@ -184,20 +184,17 @@ def rank(
     wanted = directions(behaviour, layer, pooling)
     compared, bias = [directions(behaviour, layer, "pooled"), wanted], 0.0
     if control is not None and used in ("project", "subtract"):
-        compared.append(without(wanted, directions(control, layer, "pooled"), used))
+        compared[1] = without(wanted, directions(control, layer, "pooled"), used)
     elif control is not None:
         weights, bias = probe(behaviour, control, layer, unlabelled=pairs if used == "pu" else None)
         compared.append(weights)
     found, zero_norm = products(pairs, layer, compared)
-    cosine, plain = map(as_cosine, found[:2])
-    if control is None:
-        order, score = plain, plain
-    elif used in ("project", "subtract"):
-        order = score = as_cosine(found[2])
-    else:
+    cosine, order = map(as_cosine, found[:2])
+    score = order
+    if len(found) > 2:
         decision = (found[2] + bias).round(decimals=9) + 0.0  # as in `as_cosine`
         probability = decision.sigmoid().round(decimals=12)
-        order, score = gated(decision, plain, gate) if used == "probe" else (decision, probability)
+        order, score = gated(decision, order, gate) if used == "probe" else (decision, probability)
     columns = {"score": score, "cosine": cosine, "zero_norm": zero_norm, "order": order}
     frame = (
         pl.DataFrame({"pair_id": pairs.ids} | {name: values.numpy() for name, values in columns.items()})

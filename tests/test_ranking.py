@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -26,7 +27,7 @@ from probekit.ranking import (
     rank,
 )
 from probekit.testing import ranked
-from probekit.vectors import Kind, VectorSet
+from probekit.vectors import Kind, MappedRows, VectorError, VectorSet
 
 METHODS: tuple[Method, ...] = ("project", "subtract", "probe", "pu")
 AXES = torch.eye(4)
@@ -412,3 +413,11 @@ def test_enrichment_of_another_set_is_refused() -> None:
         RankingError, match="grouped by 'prompt'; choose one of source, chosen_model, rejected_model"
     ):
         enrichment(ranked(pairs.ids), pairs, k=1, by="prompt")  # type: ignore[arg-type]
+
+
+def test_a_mapped_file_that_was_cut_short_is_an_error(tmp_path: Path) -> None:
+    torch.rand(3, 1, 4).numpy().tofile(tmp_path / "rows")
+    rows = MappedRows(tmp_path / "rows", 0, (4, 1, 4), "float32")
+    every = VectorSet(list("abcd"), (0,), rows, "0123")
+    with pytest.raises(VectorError, match=r"rows ends before its row 4; map it again\."):
+        list(every.chunks(0))

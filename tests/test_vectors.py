@@ -195,7 +195,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_rest_goes_on(
 
 def test_the_budget_is_taken_from_the_memory_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    for free in (10**12, 10**7, 10**4, 0):
+    for free in (10**12, 10**6, 10**4, 0):
         monkeypatch.setattr(_reading, "free_memory", lambda device, free=free: free)
         found.append(_reading.memory_budget(dataclasses.replace(tiny_checkpoint())))
     assert found[0] == _reading.TOKENS["cpu"] > found[1] > found[2] >= found[3] == 1
