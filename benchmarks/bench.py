@@ -43,6 +43,9 @@ def main() -> None:
         *kills_figures(kills.kill(50)),
     ]
     write_figures(options.out, found, command="make bench")
+    for figure in found:
+        ends = "" if figure.low is None else f" ({figure.low:.3g} to {figure.high:.3g})"
+        print(f"{figure.name}: {figure.value:.3g} {figure.unit}{ends}")
 
 
 def run(
@@ -59,8 +62,6 @@ def run(
         *extraction.compare(checkpoint, pairs, layer=layer, repeats=repeats),
         *compare_dpo(checkpoint, pairs, recipe=recipe, steps=steps, repeats=repeats),
     ]
-    for figure in found:
-        print(f"{figure.name}: {figure.value:.2f} {figure.unit} ({figure.low} to {figure.high})", flush=True)
     return found
 
 

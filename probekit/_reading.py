@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from probekit._vector_set import VectorError, repeated
 from probekit.checkpoints import Rendered
-from probekit.packing import PADDING, Batch, batches, distinct, rows
+from probekit.packing import PADDING, Batch, Row, batches, distinct, rows
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # At most, in one forward pass. More is not faster: on two cores 1024 tokens took the time of 4096, with 4 %
 # of padding in the place of 13 %.
-TOKENS = {"cpu": 1024, "cuda": 32768}
+TOKENS = {"cpu": 1024, "cuda": 8192}
 PROBE_TOKENS = 24  # of the replies that tell whether rows with a shared prompt can be read
 TOLERANCES = {"float32": 1e-4}  # relative difference that is rounding
 ROUNDED = 2e-2  # the same for shorter floats
@@ -48,18 +48,28 @@ def means(
     left = sorted(packed, key=lambda row: -row.width)  # the order in which batches take them
     budget = memory_budget(checkpoint, most=token_budget)
     while left:
-        done = 0
+        done, apart = 0, list[Row]()
         for batch in batches(left, token_budget=budget):
             try:
-                values[batch.texts] = trace(checkpoint, batch, layers=layers)
+                found = trace(checkpoint, batch, layers=layers)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                budget = _halved(checkpoint, batch)
+                if len(batch.texts) > len(batch.rows) == 1:  # its replies may fit one by one
+                    apart += batch.rows[0].apart()
+                    done += 1
+                else:
+                    budget = _halved(checkpoint, batch)
                 break
+            values[batch.texts] = found
             done += len(batch.rows)
-            bar.update(sum(times[text] for text in batch.texts))
-        left = left[done:]
+            # One reply that is not finite spoils others in its row: attention multiplies what is masked by 0.
+            shared = [row for row in batch.rows if len(row.texts) > 1]
+            spoiled = [row for row in shared if not values[list(row.texts)].isfinite().all()]
+            apart += [one for row in spoiled for one in row.apart()]
+            again = {text for row in spoiled for text in row.texts}
+            bar.update(sum(times[text] for text in batch.texts if text not in again))
+        left = sorted(left[done:] + apart, key=lambda row: -row.width)
     return values[places]
 
 
@@ -67,8 +77,8 @@ def memory_budget(checkpoint: Checkpoint, *, most: int | None = None) -> int:
     """Tokens of one forward pass: `most`, or what half of the free memory takes, at most `TOKENS` of the
     device.
 
-    A power of two, found once and kept with the checkpoint, so that a run and its continuation cut the same
-    batches. Once a pass did not fit, half of its tokens.
+    A power of two, so that a run and its continuation cut the same batches unless the free memory is quite
+    another. Found once and kept with the checkpoint; once a pass did not fit, half of its tokens.
     """
     if checkpoint.token_budget is None and most is None:
         config: Any = checkpoint.hf.config.get_text_config()

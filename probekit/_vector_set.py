@@ -52,7 +52,7 @@ class MappedRows:
         return torch.from_numpy(np.asarray(rows[at])).to(torch.float32, copy=True)
 
     def chunks(self, place: int, step: int) -> Iterator[torch.Tensor]:
-        """`step` rows of one layer at a time, float64 of shape (rows, width): to be used before the next.
+        """Up to `step` rows of one layer, float64 of shape (rows, width), each to be used before the next.
 
         Read into the same memory each time, which took a third of the time of mapping and making it anew.
         """
@@ -60,6 +60,7 @@ class MappedRows:
         import torch
 
         rows, layers, width = self.shape
+        step = max(1, step // layers)  # a row is read with all its layers
         found = np.empty((min(step, rows), layers, width), self.dtype)
         wide = torch.empty(len(found), width, dtype=torch.float64)
         with open(self.path, "rb") as file:

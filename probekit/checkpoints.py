@@ -224,6 +224,8 @@ def open_checkpoint(
     if dtype not in _DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
     if remote not in (False, "local"):
+        if dtype != "float32" or device is not None:
+            raise CheckpointError("NDIF chooses dtype and device itself; leave both out where remote=True")
         return _open_remotely(where, adapter, chat_template, remote)
     with quiet_loading():
         model, tokenizer = _load(default_model() if where is None else _place(where), dtype, device)

@@ -43,6 +43,11 @@ class Row:
         """Its tokens."""
         return len(self.prompt) + sum(map(len, self.replies))
 
+    def apart(self) -> list[Row]:
+        """A row with each of its replies."""
+        each = zip(self.replies, self.texts, strict=True)
+        return [Row(self.prompt, (reply,), (text,)) for reply, text in each]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch:

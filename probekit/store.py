@@ -18,9 +18,11 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -137,7 +139,8 @@ class VectorStore:
         import numpy as np
 
         places = self._places_of(key, ids, layers)
-        sources = {str(path.name): _blocks.head(path).tensors for found in places for path, _ in found}
+        paths = {path for found in places for path, _ in found}
+        sources = {path.name: _blocks.head(path).tensors for path in sorted(paths)}
         name = _blocks.digest([dataclasses.asdict(key), list(ids), list(layers), dtype, sources])[:16]
         path, shape = self.folder / "mapped" / f"{name}.safetensors", _shape(places)
         header = _tensor_header(shape, dtype)
@@ -146,7 +149,10 @@ class VectorStore:
             with _blocks.writing(path) as partial:
                 with open(partial, "wb") as file:
                     file.write(header)
-                    file.truncate(len(header) + math.prod(shape) * np.dtype(dtype).itemsize)
+                    size = len(header) + math.prod(shape) * np.dtype(dtype).itemsize
+                    file.truncate(size)
+                    if hasattr(os, "posix_fallocate"):  # a full disk would kill who writes through a map
+                        os.posix_fallocate(file.fileno(), 0, size)
                 for cells in _by_block(places, layers):
                     out = np.memmap(partial, dtype, mode="r+", offset=len(header), shape=shape)
                     for row, column, vector in cells:
@@ -234,9 +240,11 @@ class VectorStore:
             self._write_manifest(key, layers=sorted(layers), ids=table["pair_id"].to_list())
             if set(blocks) == set(self._blocks.glob("*.safetensors")):
                 break  # else a block came meanwhile, and what was written down may be older than another's
-        for left in self.folder.rglob(".partial-*"):
-            if left.is_dir() and time.time() - left.stat().st_mtime > _STALE:
-                shutil.rmtree(left, ignore_errors=True)
+        for folder in (self.folder, self._blocks, self.folder / "mapped"):
+            for left in folder.glob(".partial-*"):
+                with suppress(FileNotFoundError):  # other processes remove their own
+                    if left.is_dir() and time.time() - left.stat().st_mtime > _STALE:
+                        shutil.rmtree(left, ignore_errors=True)
         return table
 
     def _write_manifest(

@@ -373,3 +373,9 @@ def test_an_unknown_dtype_or_device_is_refused(tmp_path: Path) -> None:
         open_checkpoint(folder, dtype="int8")
     with pytest.raises(CheckpointError, match="found quantum"):
         open_checkpoint(folder, device="quantum")
+
+
+@pytest.mark.parametrize("given", [{"dtype": "bfloat16"}, {"device": "cpu"}])
+def test_dtype_and_device_of_a_remote_model_are_not_ours_to_choose(given: dict[str, str]) -> None:
+    with pytest.raises(CheckpointError, match="NDIF chooses dtype and device itself; leave both out"):
+        open_checkpoint("owner/model", remote=True, **given)  # type: ignore[arg-type]

@@ -349,6 +349,16 @@ def test_what_a_killed_run_left_is_removed_once_it_is_old(tmp_path: Path) -> Non
     assert new.exists()
 
 
+def test_vectors_that_do_not_fit_the_disk_again_are_not_mapped(tmp_path: Path) -> None:
+    with small_disk(tmp_path):
+        store = VectorStore(tmp_path)
+        store.write(KEY, list("abcd"), torch.rand(4, 1, 4500), layers=(4,))
+        before = files(tmp_path)
+        with pytest.raises(StoreError, match="no space is left on its disk"):
+            store.mapped(KEY, list("abcd"), layers=(4,))
+        assert files(tmp_path) == before
+
+
 def test_a_store_on_a_small_disk_keeps_what_it_has_and_is_read_where_nothing_can_be_written(
     tmp_path: Path,
 ) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from probekit import _reading, _texts
+from probekit import _reading, _texts, _vector_set
 from probekit import vectors as room
 from probekit._texts import Lengths, Text
 from probekit.checkpoints import Checkpoint, CheckpointError, Rendered, open_checkpoint
@@ -191,6 +191,22 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_rest_goes_on(
     alone = some[:1]
     with pytest.raises(VectorError, match=r"a single row of \d+ tokens does not fit the memory\. Free some"):
         response_means(checkpoint, alone, layers=LAYERS)
+
+
+def test_replies_that_fit_only_one_by_one_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, trace = dataclasses.replace(tiny_checkpoint()), _reading.trace
+
+    def small(checkpoint: Checkpoint, batch: Batch, **kwargs: Any) -> torch.Tensor:
+        if batch.ids.shape[1] > 50:
+            raise MemoryError
+        return trace(checkpoint, batch, **kwargs)
+
+    prompt, ids = tuple(range(5, 25)), [tuple(range(5 + one, 25 + one)) for one in range(3)]
+    some = [Rendered((*prompt, *reply), 20, 40) for reply in ids]
+    expected = response_means(checkpoint, some, layers=LAYERS)
+    monkeypatch.setattr(_reading, "trace", small)
+    means = response_means(checkpoint, some, layers=LAYERS)
+    torch.testing.assert_close(means, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_budget_is_taken_from_the_memory_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +406,7 @@ def test_activations_that_are_not_finite_name_the_pairs_and_are_not_stored(tmp_p
         pair_vectors(checkpoint, pairs, layers=(1,), store=store)
     assert {one for one in pairs.ids if one in str(caught.value)} == expected != set()
     assert not (tmp_path / "store").exists()
-    with pytest.raises(VectorError, match=r"not finite .* text 1"):
+    with pytest.raises(VectorError, match=r"1 of 2 vectors are not finite .*: text 1\. "):
         response_means(checkpoint, [Rendered((5, 6), 1, 2), Rendered((5, rare), 1, 2)], layers=(1,))
 
 
@@ -595,7 +611,11 @@ def test_rows_of_a_store_say_where_a_vector_is_from_and_how_long_its_texts_are(
     assert table[f"norm.{LAYERS[1]}"].null_count() == 4
 
 
-def test_mapped_vectors_are_those_in_memory(checkpoint: Checkpoint, pairs: PairSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 5, 10**6])
+def test_mapped_vectors_are_those_in_memory(
+    checkpoint: Checkpoint, pairs: PairSet, tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_vector_set, "CHUNK", at_once * checkpoint.width * len(LAYERS))
     store = VectorStore(tmp_path)
     whole = pair_vectors(checkpoint, pairs, layers=LAYERS, store=store)
     mapped = pair_vectors(checkpoint, pairs, layers=LAYERS, store=store, mapped="float32")

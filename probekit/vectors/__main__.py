@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from probekit._texts import pair_texts
 from probekit._vector_set import VectorError
 from probekit.checkpoints import CheckpointError, open_checkpoint
+from probekit.packing import PackingError
 from probekit.pairs import PairError, load_pairs
 from probekit.sources import SourceError
 from probekit.store import StoreError, VectorStore
@@ -50,13 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             token_budget=asked.token_budget,
             part=(process, processes),
         )
-    except (CheckpointError, PairError, SourceError, StoreError, VectorError) as error:
+    except (CheckpointError, PackingError, PairError, SourceError, StoreError, VectorError) as error:
         sys.exit(f"process {process} of {processes}: {error}")
     print(f"process {process} of {processes} is done: {asked.store}", flush=True)
 
 
 def _device() -> str | None:
-    """This process's GPU where there are several processes and GPUs; else what transformers takes itself."""
+    """This process's GPU where there are any; else what transformers takes itself."""
     import torch
 
     if not torch.cuda.is_available():
