@@ -1,10 +1,31 @@
-"""What transformers and PEFT say on every load, silenced; errors and our own progress bars stay."""
+"""What transformers and PEFT say on every load, silenced; and our own progress bars, which can be hidden."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_BARS = ContextVar("bars", default=True)  # of its own in every thread: a cell beside one keeps its bars
+
+
+@contextmanager
+def no_bars(hidden: bool = True) -> Iterator[None]:
+    """Inside, no `bar` is seen: for callers that show progress themselves."""
+    before = _BARS.set(_BARS.get() and not hidden)
+    try:
+        yield
+    finally:
+        _BARS.reset(before)
+
+
+def bar(batches: Sequence[Any], label: str) -> Any:
+    """The batches, with a progress bar that goes when they are done."""
+    from tqdm.auto import tqdm
+
+    return tqdm(batches, desc=label, unit="batch", leave=False, disable=not _BARS.get())
 
 
 @contextmanager

@@ -182,10 +182,18 @@ def block_out(block: Envoy) -> torch.Tensor:
     """The residual stream after a decoder block, (batch, sequence, width); to be called inside a trace.
 
     Since transformers 5 a block gives this tensor itself, where it used to give a tuple with the tensor in
-    front. `output[0]` would then silently be batch row 0, so the two are told apart here, and only here.
+    front. `output[0]` would then silently be batch row 0, so the two are told apart here and in
+    `put_block_out`, and nowhere else.
     """
     output = block.output
     return output[0] if isinstance(output, tuple) else output
+
+
+def put_block_out(block: Envoy, hidden: torch.Tensor) -> None:
+    """Let the model go on with this residual stream after a block; inside a trace, the other way of
+    `block_out`."""
+    output = block.output
+    block.output = (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def windows(checkpoint: Checkpoint) -> list[int | None]:

@@ -1,4 +1,5 @@
-"""Altair charts of the tables: where pairs rank, who is over-represented at the top, what each arm did.
+"""Altair charts of the tables: where pairs rank, who is over-represented at the top, at which layer a vector
+steers, what each arm did.
 
 Every chart is drawn from an aggregated frame (never one mark per pair), has a title that says what it shows,
 a subtitle that says how to read it and a `description` in words with the main numbers, which screen readers
@@ -9,19 +10,35 @@ the dark page; none carries a meaning that shape, place or text does not carry a
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import polars as pl
+
+from probekit._chart_parts import (
+    BLUE,
+    SKY,
+    VERMILLION,
+    WIDTH,
+    ChartError,
+    from_zero,
+    need,
+    percent,
+    role,
+    theme,
+    title_of,
+    tooltips,
+)
+from probekit._report_text import plain_text
+from probekit._sweep_chart import layer_mark, quality_panel, steering_panel, sweep_words
 
 if TYPE_CHECKING:
     import altair as alt
 
     from probekit.ranking import Ranking
 
-BLUE, SKY, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"  # of the palette of Okabe and Ito
-WIDTH = 640
+__all__ = ["ChartError", "arms_chart", "enrichment_chart", "layer_sweep", "ranking_chart", "to_svg"]
+
 BINS = 40
 SHOWN_GROUPS = 20
 _METRICS = {
@@ -35,10 +52,6 @@ _METRICS = {
     "format_obedience": "benign replies that obey the format",
 }
 Chart: TypeAlias = "alt.Chart | alt.LayerChart | alt.VConcatChart"
-
-
-class ChartError(ValueError):
-    """A table that a chart cannot show: missing columns, no rows, no finite score."""
 
 
 def ranking_chart(
@@ -93,7 +106,7 @@ def ranking_chart(
     if skipped := ranking.frame.height - finite.height:
         lines.append(f"Not shown: {skipped:,} pairs without a score.")
     return alt.vconcat(*rows, spacing=18).properties(
-        title=_title(f"Where the pairs rank ({name}, layer {ranking.layer})", lines),
+        title=title_of(f"Where the pairs rank ({name}, layer {ranking.layer})", lines),
         description=_ranking_words(groups, score, name, k, cut),
     )
 
@@ -112,7 +125,7 @@ def enrichment_chart(frame: pl.DataFrame, *, by: str = "source") -> alt.LayerCha
     """
     import altair as alt
 
-    _need(frame, ("group", "n", "in_top", "share", "low", "high"))
+    need(frame, ("group", "n", "in_top", "share", "low", "high"))
     ordered = frame.sort("share", "n", "group", descending=[True, True, False])
     shown = ordered.head(SHOWN_GROUPS).with_columns(label=pl.format("{} of {}", "in_top", "n"))
     overall = float(frame["in_top"].sum()) / float(frame["n"].sum())
@@ -126,14 +139,14 @@ def enrichment_chart(frame: pl.DataFrame, *, by: str = "source") -> alt.LayerCha
     axis = alt.X(
         "low:Q",
         title="share of the group in the top",
-        axis=_percent(shown, "high"),
-        scale=_from_zero(shown, "high"),
+        axis=percent(shown, "high"),
+        scale=from_zero(shown, "high"),
     )
     layers = [
         alt.Chart(pl.DataFrame({"overall": [overall]})).mark_rule(strokeDash=[5, 4]).encode(x="overall:Q"),
         base.mark_rule(color=BLUE, strokeWidth=2).encode(x=axis, x2="high:Q"),
         base.mark_point(color=BLUE, filled=True, size=80, opacity=1).encode(
-            x="share:Q", tooltip=_tips("group", ("share", "low", "high"), ("in_top", "n"))
+            x="share:Q", tooltip=tooltips("group", ("share", "low", "high"), ("in_top", "n"))
         ),
         base.mark_text(align="left", dx=8).encode(x="high:Q", text="label:N"),
     ]
@@ -142,7 +155,44 @@ def enrichment_chart(frame: pl.DataFrame, *, by: str = "source") -> alt.LayerCha
         f"{frame.height} groups by {by}. Most in the top: {top['group']}, {top['in_top']} of {top['n']} "
         f"({top['share']:.1%}, interval {top['low']:.1%} to {top['high']:.1%}); over all pairs {overall:.1%}."
     )
-    return _layered(layers, _title(f"Who is in the top, by {by}", lines), words)
+    return _layered(layers, title_of(f"Who is in the top, by {by}", lines), words)
+
+
+def layer_sweep(
+    frame: pl.DataFrame, quality: pl.DataFrame | None = None, *, layer: int | None = None
+) -> alt.VConcatChart:
+    """Compliance by layer under the behaviour vector, against a random direction of the same norm.
+
+    frame: what `steering.layer_sweep` gives. quality: columns layer and average_precision, how well each
+    layer ranks; drawn below on the same layers. layer: the one to mark in both panels, as the chart's
+    parameter `chosen_layer`; its selections `steered_layer` and `ranked_layer` are then of layers clicked on.
+    None: a layer is marked while it is pointed at. Raises ChartError for missing columns, no rows, a frame in
+    which the behaviour vector was never added, or a layer that is not there.
+
+    >>> row = {"layer": 3, "direction": ["behaviour"], "norm": 8.5, "n": 9, "unparsable": 0.0}
+    >>> row |= {"complied": 0.6, "complied_low": 0.3, "complied_high": 0.9}
+    >>> layer_sweep(pl.DataFrame(row)).description[-44:]
+    'with the behaviour vector at layer 3: 60.0%.'
+    """
+    import altair as alt
+
+    shares = ("complied", "complied_low", "complied_high", "unparsable")
+    need(frame, ("layer", "direction", "norm", "n", *shares))
+    steered = frame.filter(pl.col("layer").is_not_null()).sort("layer", "direction")
+    if "behaviour" not in steered["direction"]:
+        raise ChartError('The frame has no row with direction "behaviour", so there is nothing to compare.')
+    if quality is not None:
+        need(quality, ("layer", "average_precision"))
+    layers = sorted({*steered["layer"], *([] if quality is None else quality["layer"])})
+    if layer is not None and layer not in layers:
+        raise ChartError(f"There is no layer {layer} to mark; the layers here are {layers}.")
+    mark = layer_mark(layers, layer, panels=1 if quality is None else 2)
+    panels = [steering_panel(frame, steered, layers, mark)]
+    if quality is not None:
+        panels.append(quality_panel(quality, layers, mark))
+    lines, words = sweep_words(frame, steered, quality, layer)
+    title = title_of("Does adding the vector cause the behaviour? Compliance by layer", lines)
+    return alt.vconcat(*panels, spacing=18).properties(title=title, description=words)
 
 
 def arms_chart(frame: pl.DataFrame, *, title: str | None = None) -> alt.LayerChart:
@@ -158,7 +208,7 @@ def arms_chart(frame: pl.DataFrame, *, title: str | None = None) -> alt.LayerCha
     """
     import altair as alt
 
-    _need(frame, ("arm", "metric", "seeds", "rate", "low", "high", "seed_min", "seed_max"))
+    need(frame, ("arm", "metric", "seeds", "rate", "low", "high", "seed_min", "seed_max"))
     if frame["metric"].n_unique() > 1:
         raise ChartError("The frame holds more than one metric; draw one chart for each.")
     metric = _METRICS.get(frame["metric"][0], frame["metric"][0].replace("_", " "))
@@ -173,10 +223,10 @@ def arms_chart(frame: pl.DataFrame, *, title: str | None = None) -> alt.LayerCha
     lines = [
         "Dot: mean over seeds. Bar: 95 % interval over prompts and seeds. Ticks: lowest and highest seed."
     ]
-    base = alt.Chart(shown).encode(y=_rows("arm"), color=_role(alt.Color, (BLUE, VERMILLION)))
-    axis = alt.X("low:Q", title=metric, axis=_percent(shown, "end"), scale=_from_zero(shown, "end"))
-    shape = _role(alt.Shape, ("circle", "square"))
-    tips = _tips("arm", ("rate", "low", "high", "seed_min", "seed_max"), ("seeds",))
+    base = alt.Chart(shown).encode(y=_rows("arm"), color=role(alt.Color, (BLUE, VERMILLION)))
+    axis = alt.X("low:Q", title=metric, axis=percent(shown, "end"), scale=from_zero(shown, "end"))
+    shape = role(alt.Shape, ("circle", "square"))
+    tips = tooltips("arm", ("rate", "low", "high", "seed_min", "seed_max"), ("seeds",))
     ticks = base.mark_tick(thickness=2, size=14, opacity=0.9)
     layers = [
         base.mark_rule(strokeWidth=2).encode(x=axis, x2="high:Q"),
@@ -190,7 +240,7 @@ def arms_chart(frame: pl.DataFrame, *, title: str | None = None) -> alt.LayerCha
         layers.insert(0, reference.mark_rule(strokeDash=[5, 4]).encode(x="rate:Q"))
         lines.append(f"Square and dashed line: {against}, the arm that the others are compared with.")
     rates = "; ".join(f"{arm} {label}" for arm, label in shown.select("arm", "label").iter_rows())
-    return _layered(layers, _title(title or heading, lines), f"{title or heading}: {rates}.")
+    return _layered(layers, title_of(title or heading, lines), f"{title or heading}: {rates}.")
 
 
 def to_svg(chart: Chart, *, dark: bool = False) -> str:
@@ -204,10 +254,20 @@ def to_svg(chart: Chart, *, dark: bool = False) -> str:
     """
     import vl_convert
 
-    spec: dict[str, Any] = chart.to_dict()
+    spec: dict[str, Any] = _visible(chart.to_dict())
     data = spec.pop("datasets", {})
-    spec = {**(_brighter(spec) if dark else spec), "datasets": data, "config": _theme(dark)}
+    colors = ("#e8eaed", "#b4bac2", "#3c434b") if dark else ("#1c2024", "#555d66", "#d9dde2")
+    spec = {**(_brighter(spec) if dark else spec), "datasets": data, "config": theme(*colors)}
     return str(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
+
+
+def _visible(spec: Any) -> Any:
+    """The specification with characters that would not be seen by their number: vl-convert dies of some."""
+    if isinstance(spec, dict):
+        return {key: _visible(value) for key, value in spec.items()}
+    if isinstance(spec, list):
+        return [_visible(value) for value in spec]
+    return plain_text(spec) if isinstance(spec, str) else spec
 
 
 def _brighter(spec: Any) -> Any:
@@ -217,31 +277,6 @@ def _brighter(spec: Any) -> Any:
     if isinstance(spec, list):
         return [_brighter(value) for value in spec]
     return SKY if spec == BLUE else spec
-
-
-def _theme(dark: bool) -> dict[str, Any]:
-    text, faint, line = ("#e8eaed", "#b4bac2", "#3c434b") if dark else ("#1c2024", "#555d66", "#d9dde2")
-    # metrically the same as the font vl-convert measures with, so that labels fit where they are put
-    font = "Arial, 'Liberation Sans', Helvetica, sans-serif"
-    axis = {
-        "labelColor": text, "titleColor": faint, "gridColor": line, "domainColor": line, "tickColor": line,
-        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 260,
-        "labelFlush": False,
-    }  # fmt: skip
-    return {
-        "background": "transparent",
-        "padding": {"left": 0, "right": 8, "top": 4, "bottom": 4},
-        "font": font,
-        "axis": axis,
-        "axisY": {"domain": False, "ticks": False, "labelPadding": 10},
-        "title": {
-            "color": text, "subtitleColor": faint, "fontSize": 15, "subtitleFontSize": 12, "anchor": "start",
-            "frame": "bounds", "offset": 14, "subtitlePadding": 5,
-        },
-        "text": {"color": text, "fontSize": 12},
-        "rule": {"color": text},
-        "view": {"stroke": None},
-    }  # fmt: skip
 
 
 def _histogram(
@@ -305,56 +340,3 @@ def _rows(field: str) -> alt.Y:
     import altair as alt
 
     return alt.Y(f"{field}:N", sort=None, title=None)
-
-
-def _role(channel: Any, values: tuple[str, str]) -> Any:
-    import altair as alt
-
-    return channel(
-        "role:N", scale=alt.Scale(domain=["arm", "compared with"], range=list(values)), legend=None
-    )
-
-
-def _end(frame: pl.DataFrame, column: str) -> float:
-    """Where the longest bar ends, at least 1 %."""
-    return max(0.01, *(float(one) for one in frame[column].drop_nulls()))
-
-
-def _from_zero(frame: pl.DataFrame, column: str) -> alt.Scale:
-    import altair as alt
-
-    # room to the right of the longest bar for its label
-    return alt.Scale(domain=[0, _end(frame, column) * 1.18], nice=False)
-
-
-def _percent(frame: pl.DataFrame, column: str) -> alt.Axis:
-    import altair as alt
-
-    end = min(1.0, _end(frame, column) * 1.18)
-    step = next(
-        size for size in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if end / size <= 10 or size == 0.2
-    )
-    values = [round(step * place, 3) for place in range(math.floor(end / step + 1e-9) + 1)]
-    return alt.Axis(format=".1~%", values=values)
-
-
-def _tips(name: str, shares: Sequence[str], counts: Sequence[str]) -> list[alt.Tooltip]:
-    import altair as alt
-
-    quantities = [*((one, ".1%") for one in shares), *((one, ",d") for one in counts)]
-    return [alt.Tooltip(f"{name}:N"), *(alt.Tooltip(f"{one}:Q", format=form) for one, form in quantities)]
-
-
-def _title(text: str, lines: Sequence[str]) -> alt.Title:
-    import altair as alt
-
-    return alt.Title(text, subtitle=[part for line in lines for part in textwrap.wrap(line, 105)])
-
-
-def _need(frame: pl.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [one for one in columns if one not in frame.columns]:
-        raise ChartError(
-            f"The frame lacks the columns {', '.join(missing)}; it has {', '.join(frame.columns)}."
-        )
-    if not frame.height:
-        raise ChartError("The frame has no rows, so there is nothing to draw.")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from probekit._frame_cache import cached_frame, digest
+from probekit._quiet import bar
 from probekit.checkpoints import Checkpoint
 from probekit.packing import PADDING, TOKEN_BUDGET, batches, groups, rows
+
+if TYPE_CHECKING:
+    import torch
 
 ROLLOUT_COLUMNS = {
     "checkpoint": pl.String,  # its name
@@ -30,6 +38,7 @@ def sample(
     max_new_tokens: int = 32,
     token_budget: int = TOKEN_BUDGET,
     seed: int = 0,
+    cache: str | PathLike[str] | None = None,
 ) -> pl.DataFrame:
     """`n` replies to each row's `user` text, as one user turn through the chat template.
 
@@ -37,7 +46,8 @@ def sample(
     sampled from; what the model's own generation config asks for besides has no say. max_new_tokens: tokens a
     reply may have. token_budget: tokens of a batch, padding and replies included. Returns the prompts'
     columns, each row n times, in the prompts' order, with the columns of `ROLLOUT_COLUMNS`. The same seed,
-    rows and budget give the same replies on one machine; torch's own random state stays as it was.
+    rows and budget give the same replies on one machine; torch's own random state stays as it was. cache: a
+    folder where they are kept, and found again by the same call on the same weights.
 
     Raises `CheckpointError` without a chat template and `RolloutError` for a frame that has no texts to send
     or holds rollouts already, settings out of range, and a prompt that leaves no room for a reply.
@@ -45,6 +55,42 @@ def sample(
     >>> from probekit.testing import tiny_checkpoint
     >>> sample(tiny_checkpoint(), pl.DataFrame({"user": ["Hi?"]}), n=2, max_new_tokens=3).shape
     (2, 5)
+    """
+
+    def sampled() -> pl.DataFrame:
+        return draw(
+            checkpoint,
+            prompts,
+            checkpoint.hf.generate,
+            n=n,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            token_budget=token_budget,
+            seed=seed,
+        )
+
+    if cache is None:
+        return sampled()
+    asked = " ".join(map(str, (checkpoint.name, n, temperature, max_new_tokens, token_budget, seed)))
+    key = digest(prompts.with_columns(pl.lit(asked).alias("sampled with")))
+    return cached_frame(Path(cache) / f"replies-{checkpoint.fingerprint}-{key}.parquet", sampled)
+
+
+def draw(
+    checkpoint: Checkpoint,
+    prompts: pl.DataFrame,
+    generate: Callable[..., torch.Tensor],
+    *,
+    n: int = 1,
+    temperature: float,
+    max_new_tokens: int,
+    token_budget: int,
+    seed: int = 0,
+    label: str = "sampling",
+) -> pl.DataFrame:
+    """`sample` with another `generate`, which takes the arguments of transformers' and gives its tokens.
+
+    label: what the progress bar says is done to the checkpoint.
     """
     _check(prompts, n=n, temperature=temperature, max_new_tokens=max_new_tokens, token_budget=token_budget)
     texts = [checkpoint.prompt_text([{"role": "user", "content": user}]) for user in prompts["user"]]
@@ -58,9 +104,10 @@ def sample(
     jobs = [(i, k) for i in range(len(texts)) for k in range(n)]
     widths = [lengths[i] + max_new_tokens for i, _ in jobs]
     replies: dict[tuple[int, int], tuple[str, bool]] = {}
-    for batch in _progress(list(groups(widths, token_budget=token_budget)), f"sampling {checkpoint.name}"):
-        decoded = _generate(
+    for batch in bar(list(groups(widths, token_budget=token_budget)), f"{label} {checkpoint.name}"):
+        decoded = _replies(
             checkpoint,
+            generate,
             [texts[jobs[place][0]] for place in batch],
             temperature=temperature,
             max_new_tokens=max_new_tokens,
@@ -92,14 +139,14 @@ def _lengths(checkpoint: Checkpoint, texts: list[str]) -> list[int]:
     return [len(ids) for ids in checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _progress(steps: list[Any], label: str) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(steps, desc=label, unit="batch", leave=False)
-
-
-def _generate(
-    checkpoint: Checkpoint, texts: list[str], *, temperature: float, max_new_tokens: int, seed: int
+def _replies(
+    checkpoint: Checkpoint,
+    generate: Callable[..., torch.Tensor],
+    texts: list[str],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
 ) -> list[tuple[str, bool]]:
     import torch
 
@@ -115,7 +162,7 @@ def _generate(
     whole = head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(), *given[1:]))
     with whole, torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
-        out = checkpoint.hf.generate(
+        out = generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,
@@ -169,7 +216,7 @@ def score(checkpoint: Checkpoint, replies: pl.DataFrame, *, token_budget: int = 
             )
     sums = [0.0] * len(texts)
     alone = list(batches(rows(texts, share=False), token_budget=token_budget))
-    for batch in _progress(alone, f"scoring with {checkpoint.name}"):
+    for batch in bar(alone, f"scoring with {checkpoint.name}"):
         ids, mask = batch.ids.to(checkpoint.hf.device), (batch.segments != PADDING).to(checkpoint.hf.device)
         with torch.inference_mode():
             logits = checkpoint.hf(input_ids=ids, attention_mask=mask.long()).logits

@@ -40,6 +40,25 @@ def effects_frame(**rates: float) -> pl.DataFrame:
     return effect_table(pl.DataFrame(rows, schema=columns, orient="row"), boot=50)
 
 
+def sweep_frame(layers: list[int], *, plain: float = 0.02) -> pl.DataFrame:
+    """What `steering.layer_sweep` gives for 50 prompts: only the middle layer steers."""
+    rows = [(None, "none", 0.0, plain, 0.0)]
+    for place, layer in enumerate(layers):
+        best = place == len(layers) // 2
+        rows += [
+            (layer, "random", 3.5, 0.04, 0.1 * best),
+            (layer, "behaviour", 3.5, 0.6 if best else 0.1, 0.0),
+        ]
+    columns = ["layer", "direction", "norm", "complied", "unparsable"]
+    return pl.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None).with_columns(
+        n=50,
+        complied_low=(pl.col("complied") - 0.05).clip(0),
+        complied_high=(pl.col("complied") + 0.05).clip(None, 1),
+    )
+
+
+SWEEP = sweep_frame([4, 9, 14])
+QUALITY = pl.DataFrame({"layer": range(20), "average_precision": [0.3 + 0.03 * i for i in range(20)]})
 ENRICHMENT = enrichment(RANKING, PAIRS, k=12)
 EFFECTS = effects_frame(baseline=0.9, filter=0.2, random_filter=0.8)
 CHARTS = {
@@ -47,6 +66,9 @@ CHARTS = {
     "ranking with truth": charts.ranking_chart(RANKING, TRUTH, k=12),
     "enrichment": charts.enrichment_chart(ENRICHMENT),
     "arms": charts.arms_chart(EFFECTS),
+    "layer sweep": charts.layer_sweep(SWEEP),
+    "layer sweep with quality": charts.layer_sweep(SWEEP, QUALITY),
+    "layer sweep with a chosen layer": charts.layer_sweep(SWEEP, QUALITY, layer=9),
 }
 
 
@@ -221,6 +243,60 @@ def test_arms_without_a_comparison_are_drawn_alike() -> None:
     assert charts.to_svg(chart)
 
 
+def test_behaviour_and_random_are_told_by_shape_and_line_and_text_and_not_by_colour_alone() -> None:
+    spec = CHARTS["layer sweep"].to_dict()
+    for channel, values in (("shape", ["circle", "square"]), ("strokeDash", [[1, 0], [6, 4]])):
+        found = [one["scale"]["range"] for one in every(spec, channel) if isinstance(one, dict)]
+        assert found == [values]
+    assert "Circle, solid line: the behaviour vector. Square, dashed line" in spec["title"]["subtitle"][0]
+
+
+def test_a_sweep_shows_every_layer_with_its_interval_and_what_there_is_without_steering() -> None:
+    rows = [row for row in drawn(CHARTS["layer sweep"]) if "complied" in row]
+    shown = {(row["layer"], row["direction"], row["complied_low"], row["complied_high"]) for row in rows}
+    assert shown == set(SWEEP.select("layer", "direction", "complied_low", "complied_high").iter_rows())
+    subtitle, words = CHARTS["layer sweep"].title.subtitle, CHARTS["layer sweep"].description
+    assert "Dotted line: without steering, 2.0%." in subtitle
+    assert "Unparsable, which is no compliance: at most 10.0% (random, layer 9)." in subtitle
+    assert words == (
+        "Compliance of 50 replies a layer, at 3 layers. Without steering 2.0%. Highest with the behaviour "
+        "vector at layer 9: 60.0%, random 4.0%."
+    )
+
+
+def test_pointing_at_a_layer_marks_it_in_both_panels_which_have_the_same_layers() -> None:
+    spec = CHARTS["layer sweep with quality"].to_dict()
+    views = {one["name"]: one["views"] for one in spec["params"]}
+    for panel, name in zip(spec["vconcat"], ("steered_layer", "ranked_layer"), strict=True):
+        assert views[name] == [one["name"] for one in panel["layer"] if "name" in one]
+        (marked,) = [one for part in panel["layer"] for one in part.get("transform", [])]
+        either = [{"empty": False, "param": one} for one in views]
+        assert marked == {"filter": {"or": either}}
+        scales = {json.dumps(one["x"]["scale"]) for one in every(panel, "encoding") if "x" in one}
+        assert scales == {'{"domain": [-0.5, 19.5], "nice": false, "zero": false}'}
+    assert "Average precision is highest at layer 19: 0.870." in spec["description"]
+    assert len(CHARTS["layer sweep"].to_dict()["vconcat"]) == 1
+
+
+@pytest.mark.parametrize("frame", [SWEEP.filter(layer=9), sweep_frame([0], plain=1.0), SWEEP.tail(1)])
+def test_sweeps_of_one_layer_and_without_the_plain_replies_are_drawn(frame: pl.DataFrame) -> None:
+    assert charts.to_svg(charts.layer_sweep(frame, QUALITY[:1]))
+
+
+def test_a_chosen_layer_is_marked_in_both_panels_and_named_in_words() -> None:
+    chart = charts.layer_sweep(SWEEP, QUALITY, layer=9)
+    spec = chart.to_dict()
+    assert {"name": "chosen_layer", "value": 9} in spec["params"]
+    for panel in spec["vconcat"]:
+        assert panel["layer"][0]["transform"] == [{"filter": "(datum.layer === chosen_layer)"}]
+        assert panel["layer"][0]["mark"]["type"] == "rule"
+    picked = {one["name"]: one["select"]["on"] for one in spec["params"] if "select" in one}
+    assert picked == {"steered_layer": "click", "ranked_layer": "click"}
+    assert "Layer 9 is marked" in chart.description
+    with pytest.raises(ChartError, match=r"no layer 99 to mark; the layers here are \[4, 9, 14\]"):
+        charts.layer_sweep(SWEEP, layer=99)
+
+
 NOTHING = pl.lit(None, pl.Float64)
 
 
@@ -234,6 +310,12 @@ def test_text_from_data_is_text_in_the_image() -> None:
     root = ElementTree.fromstring(charts.to_svg(charts.enrichment_chart(evil)))
     assert not [node for node in root.iter() if node.tag.endswith("script")]
     assert any("<script>" in (node.text or "") for node in root.iter())
+
+
+def test_characters_that_would_not_be_seen_stand_by_their_number() -> None:
+    rows = ENRICHMENT.with_columns(group=pl.lit("a\x1bb\x00c\u202ed"))
+    drawn = charts.to_svg(charts.enrichment_chart(rows.head(1)))
+    assert "aU+001BbU+0000cU+202Ed" in drawn
 
 
 def test_charts_load_no_data_from_the_network() -> None:
@@ -255,5 +337,9 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         charts.enrichment_chart(ENRICHMENT.drop("low", "high"))
     with pytest.raises(ChartError, match="no rows"):
         charts.arms_chart(EFFECTS.clear())
+    with pytest.raises(ChartError, match='no row with direction "behaviour"'):
+        charts.layer_sweep(SWEEP.filter(pl.col("direction") != "behaviour"))
+    with pytest.raises(ChartError, match="lacks the columns average_precision"):
+        charts.layer_sweep(SWEEP, SWEEP)
     with pytest.raises(ChartError, match="more than one metric"):
         charts.arms_chart(pl.concat([EFFECTS, EFFECTS.with_columns(metric=pl.lit("over_refusal"))]))

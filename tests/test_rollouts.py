@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from probekit import rollouts
 from probekit.checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from probekit.prompts import prompt_frame
 from probekit.rollouts import ROLLOUT_COLUMNS, RolloutError, sample, score
@@ -254,3 +255,19 @@ def test_replies_that_cannot_be_scored_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         score(checkpoint, change(REPLIES))
+
+
+def test_kept_replies_are_not_sampled_again_but_for_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, asked = tiny_checkpoint(), pl.DataFrame({"user": ["Hi?", "Who?"], "harmful": [True, False]})
+    first = sample(checkpoint, asked, temperature=0, max_new_tokens=3, cache=tmp_path)
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(rollouts, "draw", lambda *_, **given: (drawn.append(given), first)[1])
+    assert sample(checkpoint, asked, temperature=0, max_new_tokens=3, cache=tmp_path).equals(first)
+    assert drawn == []
+    sample(checkpoint, asked, temperature=0, max_new_tokens=4, cache=tmp_path)
+    sample(checkpoint, asked.reverse(), temperature=0, max_new_tokens=3, cache=tmp_path)
+    sample(tiny_checkpoint("gpt2"), asked, temperature=0, max_new_tokens=3, cache=tmp_path)
+    assert len(drawn) == 3
+    assert len(list(tmp_path.glob("replies-*.parquet"))) == 4
