@@ -13,10 +13,11 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks import loop
-from benchmarks.results import Costs, digest
+from benchmarks.results import Costs
 from benchmarks.tables import arm_figures, brief, effect_tables, quality_figures, quality_table
 from probekit import arms, charts, ranking, report
 from probekit.checkpoints import Checkpoint
+from probekit.experiments import M0, Experiment, digest
 from probekit.figures import Figure, write_figures
 from probekit.organisms import distractor
 from probekit.pairs import PairSet
@@ -37,16 +38,17 @@ def main() -> None:
     costs = Costs(out / "costs.json")
     with costs.stage("open M0 and M1, build the preference pairs"):
         m0, m1, organism = distractor.open_m0(), distractor.open_m1(), distractor.load()
-        trainer = loop.packaged(m0, organism.pairs, folder=out / "arms", work=out / "work")
-        choosing = loop.choosing_prompts()
-    run(out, costs, trainer=trainer, m1=m1, truth=organism.truth, choosing=choosing, layer=distractor.LAYER)
+        experiment = loop.packaged(m0, organism.pairs, folder=out / "arms", work=out / "work")
+        choosing = distractor.choosing_prompts()
+    truth = organism.truth
+    run(out, costs, experiment=experiment, m1=m1, truth=truth, choosing=choosing, layer=distractor.LAYER)
 
 
 def run(
     out: Path,
     costs: Costs,
     *,
-    trainer: loop.Trainer,
+    experiment: Experiment,
     m1: Checkpoint,
     truth: frozenset[str],
     choosing: pl.DataFrame,
@@ -54,10 +56,10 @@ def run(
 ) -> None:
     """The whole loop, in the order of the rooms.
 
-    trainer: knows M0 and the pairs. truth: ids of the contaminated pairs, used only to score and to set K.
+    experiment: knows M0 and the pairs. truth: ids of the contaminated pairs, used only to score and to set K.
     choosing: the prompts on which the habit is surfaced. layer: the block whose output is read.
     """
-    m0, pairs, k = trainer.shared.checkpoint, trainer.pairs, len(truth)
+    m0, pairs, k = experiment.m0, experiment.pairs, len(truth)
     with costs.stage("surface: sample both, judge, keep what only M1 + distractor fails") as cost:
         surfaced = loop.surface(m0, m1, choosing, folder=out / "surfaced")
         cost.tokens = loop.reply_tokens(m0, surfaced.m0, surfaced.m1)
@@ -65,7 +67,7 @@ def run(
     show("Replies", replies, f"{len(surfaced.contrasts)} of the prompts show the habit.")
     lengths = loop.pair_lengths(m0, pairs)
     with costs.stage(TRACE) as cost:
-        rankings = trace(out, trainer, m1, surfaced, truth=truth, choosing=choosing, layer=layer)
+        rankings = trace(out, experiment, m1, surfaced, truth=truth, choosing=choosing, layer=layer)
         cost.tokens = sum(lengths.values())
     control, quality = rankings["control"], quality_table(rankings, truth)
     enriched = {by: ranking.enrichment(control, pairs, k=k, by=by) for by in GROUPS}
@@ -77,9 +79,9 @@ def run(
     for arm in chosen:
         arm.save(pairs, out / "arms" / arm.name.replace(" ", "-") / "dataset")
         with costs.stage(f"retrain and judge: {arm.name}") as cost:
-            trainer.finish(arm, seed=SEED)
-            cost.tokens = sum(lengths[one] for one, _ in trainer.order(arm, seed=SEED))
-    tables = effect_tables(loop.results([trainer.path(arm.name, SEED) for arm in chosen]))
+            experiment.finish(arm, seed=SEED)
+            cost.tokens = sum(lengths[one] for one, _ in experiment.order(arm, seed=SEED))
+    tables = effect_tables(experiment.judged([(arm, SEED) for arm in chosen]))
     for heading, table in tables.items():
         show(heading, brief(table))
     show("Cost", costs.frame)
@@ -105,7 +107,7 @@ def run(
 
 def trace(
     out: Path,
-    trainer: loop.Trainer,
+    experiment: Experiment,
     m1: Checkpoint,
     surfaced: loop.Surfaced,
     *,
@@ -114,10 +116,10 @@ def trace(
     layer: int,
 ) -> dict[str, ranking.Ranking]:
     """The rankings by plain cosine and with control, kept in rankings.json."""
-    m0, pairs = trainer.shared.checkpoint, trainer.pairs
+    m0, pairs = experiment.m0, experiment.pairs
     about = {
-        "m0": trainer.m0_id, "m1": m1.fingerprint, "pairs": pairs.fingerprint, "prompts": digest(choosing),
-        "layer": layer,
+        "m0": experiment.about(M0, seed=0)["m0"], "m1": m1.fingerprint, "pairs": pairs.fingerprint,
+        "prompts": digest(choosing), "layer": layer,
     }  # fmt: skip
 
     def make() -> tuple[dict[str, ranking.Ranking], int]:

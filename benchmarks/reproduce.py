@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from benchmarks import loop
 from benchmarks.demo import show
-from benchmarks.results import About, ResultError, digest, read_result, share
+from benchmarks.results import share
 from benchmarks.tables import (
     AGAINST,
     arm_figures,
@@ -29,6 +30,7 @@ from benchmarks.tables import (
 from probekit import arms, judges, ranking
 from probekit._differences import differences
 from probekit.checkpoints import Checkpoint
+from probekit.experiments import M0, About, Experiment, ResultError, digest, read_result, results
 from probekit.figures import Figure, write_figures
 from probekit.organisms import distractor
 from probekit.pairs import PairSet
@@ -66,14 +68,14 @@ def main() -> None:
         parser.error(str(error))
     if not options.tables:
         organism = distractor.load()
-        trainer = loop.packaged(distractor.open_m0(), organism.pairs, folder=RESULTS, work=WORK)
+        experiment = loop.packaged(distractor.open_m0(), organism.pairs, folder=RESULTS, work=WORK)
         run(
             jobs,
-            trainer=trainer,
+            experiment=experiment,
             m1=distractor.open_m1(),
-            m1_id=loop.adapters_id(distractor.DATA, "m1"),
+            m1_id=loop.weights_id(distractor.DATA / "m1"),
             truth=organism.truth,
-            choosing=loop.choosing_prompts(),
+            choosing=distractor.choosing_prompts(),
             layer=distractor.LAYER,
         )
     figures(RESULTS, FIGURES, extra=judge_figures())
@@ -82,7 +84,7 @@ def main() -> None:
 def run(
     jobs: Sequence[tuple[str, int]],
     *,
-    trainer: loop.Trainer,
+    experiment: Experiment,
     m1: Checkpoint,
     m1_id: str,
     truth: frozenset[str],
@@ -94,34 +96,34 @@ def run(
     Arms are edits by the ranking of `m1`, the same for all seeds but for the draw of random controls. With
     each seed's baseline the tracing is done anew from its own M1, to see how the ranking's quality varies.
     """
-    m0, pairs = trainer.shared.checkpoint, trainer.pairs
-    store = VectorStore(trainer.work / f"vectors-{m0.fingerprint}")
+    m0, pairs, work = experiment.m0, experiment.pairs, experiment.work or experiment.folder
+    store = VectorStore(work / f"vectors-{m0.fingerprint}")
 
     def make(model: Checkpoint) -> tuple[dict[str, ranking.Ranking], int]:
-        surfaced = loop.surface(m0, model, choosing, folder=trainer.work / "rollouts")
+        surfaced = loop.surface(m0, model, choosing, folder=work / "rollouts")
         return loop.trace(m0, pairs, surfaced, layer=layer, store=store), len(surfaced.contrasts)
 
     about = {
-        "m0": trainer.m0_id, "pairs": pairs.fingerprint, "prompts": digest(choosing), "layer": layer,
-        "k": len(truth),
+        "m0": experiment.about(M0, seed=0)["m0"], "pairs": pairs.fingerprint, "prompts": digest(choosing),
+        "layer": layer, "k": len(truth),
     }  # fmt: skip
-    shipped = trainer.folder / "ranking-shipped.json"
+    shipped = experiment.folder / "ranking-shipped.json"
     rankings = loop.kept_rankings(shipped, {"m1": m1_id, **about}, lambda: make(m1), truth=truth)
     by_seed = {seed: all_arms(rankings, pairs, truth, seed=seed) for seed in {seed for _, seed in jobs}}
-    left = [job for job in jobs if not trainer.finished(by_seed[job[1]][job[0]], seed=job[1])]
+    left = [job for job in jobs if not experiment.finished(by_seed[job[1]][job[0]], seed=job[1])]
     print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are finished", flush=True)
-    trainer.finish_m0()
+    experiment.finish(M0, seed=0)
     for done, (name, seed) in enumerate(jobs, start=1):
         arm = by_seed[seed][name]
         if (name, seed) in left:
             print(f"job {done} of {len(jobs)}: {name}, seed {seed}", flush=True)
-            trainer.finish(arm, seed=seed)
+            experiment.finish(arm, seed=seed)
         if name == "baseline":
-            trace_again(trainer, arm, seed, about, make, truth)
+            trace_again(experiment, arm, seed, about, make, truth)
 
 
 def trace_again(
-    trainer: loop.Trainer,
+    experiment: Experiment,
     arm: arms.Arm,
     seed: int,
     about: About,
@@ -132,13 +134,13 @@ def trace_again(
 
     An M1 in which the habit does not show is said so, has no file, and is missing from the figures' n.
     """
-    its = {f"m1.{name}": value for name, value in trainer.about(arm, seed=seed).items()}
-    path = trainer.folder / f"ranking-{seed}.json"
+    its = {f"m1.{name}": value for name, value in experiment.about(arm, seed=seed).items()}
+    path = experiment.folder / f"ranking-{seed}.json"
     try:
         again = loop.kept_rankings(
             path,
             {**about, **its},
-            lambda: make(trainer.open_adapter(trainer.adapter(arm, seed=seed))),
+            lambda: make(experiment.trained(arm, seed=seed)),
             truth=truth,
         )
     except loop.LoopError as error:
@@ -174,20 +176,30 @@ def all_arms(
     return {name: by_name[name] for name in (*MAIN, *OTHERS)}
 
 
-def figures(folder: Path, out: Path, *, extra: Sequence[Figure] = ()) -> None:
-    """Print the tables and write the figures, of the result files that are there so far.
+def figures(
+    folder: Path,
+    out: Path,
+    *,
+    jobs: Sequence[tuple[str, int]] = JOBS,
+    command: str = "make reproduce",
+    prefix: str = "",
+    extra: Sequence[Figure] = (),
+) -> None:
+    """Print the tables and write the figures, of the result files of `jobs` that are there so far.
 
-    Raises `ResultError` if these are not all of one M0, pair set, recipe and set of prompts.
+    prefix: what the name of each figure begins with, those of `extra` included. Raises `ResultError` if the
+    files are not all of one M0, pair set, recipe and set of prompts.
     """
-    names = [f"{arm.replace(' ', '-')}-{seed}.json" for arm, seed in [("M0", 0), *JOBS]]
+    names = [f"{arm.replace(' ', '-')}-{seed}.json" for arm, seed in [("M0", 0), *jobs]]
     paths = [folder / name for name in names if (folder / name).is_file()]
-    ranked = [path for seed in range(SEEDS) if (path := folder / f"ranking-{seed}.json").is_file()]
-    print(f"{sum(path.name != 'M0-0.json' for path in paths)} of {len(JOBS)} jobs are finished")
+    seeds = sorted({seed for _, seed in jobs})
+    ranked = [path for seed in seeds if (path := folder / f"ranking-{seed}.json").is_file()]
+    print(f"{sum(path.name != 'M0-0.json' for path in paths)} of {len(jobs)} jobs are finished")
     check_alike(paths)
     if not {folder / f"{arm.replace(' ', '-')}-0.json" for arm in ("baseline", AGAINST)} <= set(paths):
         print(f"too early for tables: the first seed of baseline and {AGAINST} has to be finished")
         return
-    judged = loop.results(paths)
+    judged = results(paths)
     tables = effect_tables(judged)
     for heading, table in tables.items():
         show(heading, brief(table))
@@ -200,7 +212,8 @@ def figures(folder: Path, out: Path, *, extra: Sequence[Figure] = ()) -> None:
         *extra,
         *arm_figures(tables),
     ]
-    write_figures(out, found, command="make reproduce")
+    named = [replace(figure, name=prefix + figure.name) for figure in found]
+    write_figures(out, named, command=command)
     print(f"figures: {out}")
 
 

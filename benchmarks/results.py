@@ -1,11 +1,10 @@
-"""Small result files that can be committed: what they are of, and numbers; no text of any prompt or reply."""
+"""Jobs shared between processes, and what each stage of a run took."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,58 +13,7 @@ from typing import Any
 import polars as pl
 
 from probekit import sources
-from probekit._differences import differences
-
-About = Mapping[str, Any]
-"""What a result is of: plain values by name, all of which have to agree before it is used again."""
-
-
-class ResultError(RuntimeError):
-    """A result file that is damaged, or of something else than what is asked for now."""
-
-
-def write_result(path: Path, about: About, frame: pl.DataFrame, **measured: object) -> None:
-    """Write a frame and what it is of, one row a line; the file appears whole or not at all."""
-    head = json.dumps({"about": dict(about), **measured, "columns": frame.columns}, indent=1)[1:-1].strip(
-        "\n"
-    )
-    lines = ",\n".join(json.dumps(row) for row in frame.rows())
-    with sources.replacing(path) as partial:
-        partial.write_text(f'{{\n{head},\n "rows": [\n{lines}\n]\n}}\n', encoding="utf-8")
-
-
-def read_result(path: Path, about: About | None = None) -> dict[str, Any]:
-    """The content of a result file. Raises `ResultError` if it is damaged or not of what `about` says."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found: About = content["about"]
-        rows = [len(row) == len(content["columns"]) for row in content["rows"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(
-            f"{path} is not a whole result file ({error!r}). Remove it to have it made again."
-        ) from error
-    if not all(rows):
-        raise ResultError(f"{path} has rows of the wrong length. Remove it to have it made again.")
-    if about is not None and (differs := differences(found, about)):
-        raise ResultError(
-            f"{path} is of something else than what is asked for now: {'; '.join(differs)}. "
-            "Remove it to have it made again, or go back to what it is of."
-        )
-    return content
-
-
-def digest(frame: pl.DataFrame) -> str:
-    """16 hex digits over a frame's columns and rows."""
-    return hashlib.sha256(frame.write_json().encode()).hexdigest()[:16]
-
-
-def cached_frame(path: Path, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-    """The frame in `path`, made and written there first if need be; the name has to say what it is of."""
-    if not path.is_file():
-        made = make()
-        with sources.replacing(path) as partial:
-            made.write_parquet(partial)
-    return pl.read_parquet(path)
+from probekit.experiments import ResultError
 
 
 def share(jobs: Sequence[Any], part: str) -> list[Any]:

@@ -5,24 +5,26 @@ A helper of `training`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from probekit._quiet import quiet_loading
+from probekit._quiet import bar, quiet_loading
 
 
 def shared_reference_trainer() -> Any:
-    """TRL's DPO trainer with one more argument, `logps`: reference log-probs to look up and to add to."""
-    from tqdm.auto import tqdm
+    """TRL's DPO trainer with two more arguments.
+
+    logps: reference log-probs to look up and to add to. on_batch: called after each batch that adds to them.
+    """
     from trl import DPOTrainer
 
     class SharedReferenceTrainer(DPOTrainer):
         """Reference log-probs are looked up in `logps`, and computed by TRL where they are missing."""
 
-        def __init__(self, logps: dict[Any, float], **kwargs: Any) -> None:
-            self.logps = logps
+        def __init__(self, logps: dict[Any, float], on_batch: Callable[[], None], **kwargs: Any) -> None:
+            self.logps, self.on_batch = logps, on_batch
             super().__init__(**kwargs)
 
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
@@ -35,7 +37,7 @@ def shared_reference_trainer() -> Any:
                 {tuple(k): i for i, k in enumerate(keys) if not all(x in logps for x in k)}.values()
             )
             starts = range(0, len(missing), batch_size)
-            for start in tqdm(starts, desc="reference log-probs", unit="batch", leave=False):
+            for start in bar(starts, "reference log-probs"):
                 batch = missing[start : start + batch_size]
                 inputs = self.data_collator([dataset[i] for i in batch])
                 inputs = {k: v.to(self.accelerator.device) for k, v in inputs.items()}
@@ -43,6 +45,7 @@ def shared_reference_trainer() -> Any:
                     logps.update(
                         {keys[i][side]: value for i, value in zip(batch, values.tolist(), strict=True)}
                     )
+                self.on_batch()
             for side, column in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
                 dataset = dataset.add_column(column, [logps[key[side]] for key in keys])
             return dataset
@@ -113,14 +116,27 @@ def prepared(hf: Any) -> Iterator[None]:
         yield
 
 
-def one_bar(trainer: Any) -> None:
-    """One progress bar that shows the loss; the trainer's own prints a line of metrics at every step."""
-    from transformers.trainer_callback import ProgressCallback
+def one_bar(trainer: Any, on_step: Callable[[int, int], None] | None = None) -> None:
+    """One progress bar that shows the loss; the trainer's own prints a line of metrics at every step.
+
+    on_step: called after each step, with the steps done and all steps, in the place of any bar.
+    """
+    from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
     class LossBar(ProgressCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if self.training_bar is not None and "loss" in logs:
                 self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
-    if trainer.pop_callback(ProgressCallback):
+    class Told(TrainerCallback):
+        def __init__(self, told: Callable[[int, int], None]) -> None:
+            self.told = told
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.told(state.global_step, state.max_steps)
+
+    shown = trainer.pop_callback(ProgressCallback)
+    if on_step is not None:
+        trainer.add_callback(Told(on_step))
+    elif shown:
         trainer.add_callback(LossBar())

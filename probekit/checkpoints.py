@@ -7,9 +7,11 @@ taken after the final norm. Xiao & Aranguri's (2602.11079) "layer 20" is `hidden
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -126,11 +128,9 @@ class Checkpoint:
         Computed on first use and then kept: open a checkpoint anew to change it. Of a model that is read
         remotely the weights are not here, so its repository and revision stand for them.
         """
-        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        fixed = {name: part for name, part in tokenizer.items() if name not in ("padding", "truncation")}
         return {
             "weights": self._weights_hash(),
-            "tokenizer": _hash(json.dumps(fixed, sort_keys=True).encode()),
+            "tokenizer": tokenizer_hash(self.tokenizer),
             "chat_template": _hash(str(self.tokenizer.chat_template).encode()),
         }
 
@@ -243,6 +243,79 @@ def open_checkpoint(
     return Checkpoint(name, model.eval().requires_grad_(False), tokenizer, remote)
 
 
+def merged(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
+    """The checkpoint with a PEFT folder merged into a copy of its weights; the given one stays as it is.
+
+    What `open_checkpoint(..., adapter=...)` gives, without opening the model again. Raises `CheckpointError`
+    for an adapter that does not fit, and for a checkpoint whose weights are not here.
+
+    >>> from probekit.testing import tiny_checkpoint
+    >>> merged(tiny_checkpoint(), Path("nowhere"))
+    Traceback (most recent call last):
+    probekit.checkpoints.CheckpointError: nowhere: no adapter_config.json there; pass a folder saved by PEFT \
+in safetensors
+    """
+    if checkpoint.remote not in (False, "local"):
+        raise CheckpointError(f"{checkpoint.name}: its weights are not here; open it with remote=False")
+    with quiet_loading():
+        model = _merge(copy.deepcopy(checkpoint.hf), adapter, checkpoint.name)
+    name = f"{checkpoint.name}+{adapter.name}"
+    return Checkpoint(name, model.eval().requires_grad_(False), checkpoint.tokenizer, checkpoint.remote)
+
+
+def outline(where: str | Path | None = None) -> Checkpoint:
+    """What `open_checkpoint` would open, without its weights: they are on torch's meta device, where nothing
+    can be computed. The tokenizer is as it was saved: it may have no end token, and be a slow one.
+
+    Raises `CheckpointError` where there is no causal language model or no tokenizer.
+
+    >>> import tempfile
+    >>> from probekit.testing import tiny_checkpoint_folder
+    >>> outline(tiny_checkpoint_folder("gpt2", tempfile.mkdtemp())).width
+    32
+    """
+    from transformers import AutoConfig
+
+    place = default_model() if where is None else _place(where)
+    try:
+        hf = _hollow(AutoConfig.from_pretrained(place, trust_remote_code=False))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{place}: cannot be opened as a causal language model: {error}") from error
+    return Checkpoint(DEFAULT_MODEL if where is None else Path(where).name, hf, _load_tokenizer(place))
+
+
+def check_adapter(checkpoint: Checkpoint, adapter: str | Path) -> None:
+    """Raise `CheckpointError` unless `open_checkpoint` could merge this PEFT adapter into the checkpoint.
+
+    Only the checkpoint's structure is asked; it stays as it is.
+
+    >>> from probekit.testing import tiny_checkpoint
+    >>> check_adapter(tiny_checkpoint(), "nowhere")  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    probekit.checkpoints.CheckpointError: nowhere: no adapter_config.json there
+    """
+    with quiet_loading(), warnings.catch_warnings():
+        # that nothing is copied to the meta device is the point
+        warnings.filterwarnings("ignore", message=".* which is a no-op")
+        _with_adapter(_hollow(checkpoint.hf.config), Path(adapter), checkpoint.name)
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """16 hex digits over a fast tokenizer, whatever it pads and truncates to."""
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    fixed = {name: part for name, part in parts.items() if name not in ("padding", "truncation")}
+    return _hash(json.dumps(fixed, sort_keys=True).encode())
+
+
+def _hollow(config: Any) -> Any:
+    """A model of this config on torch's meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), quiet_loading():
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def _prepare(tokenizer: Any, name: str) -> None:
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -324,6 +397,10 @@ def _load_tokenizer(place: str | Path) -> Any:
 
 
 def _merge(model: Any, adapter: Path, name: str) -> Any:
+    return _with_adapter(model, adapter, name).merge_and_unload()
+
+
+def _with_adapter(model: Any, adapter: Path, name: str) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import PeftError
     from safetensors import SafetensorError, safe_open
@@ -343,7 +420,7 @@ def _merge(model: Any, adapter: Path, name: str) -> Any:
             f"{adapter}: {len(lost)} weights of this adapter have no place in {name}, first {lost[0]}; "
             "open the model it was trained on"
         )
-    return merged.merge_and_unload()
+    return merged
 
 
 def default_model() -> Path:
@@ -358,8 +435,6 @@ def default_model() -> Path:
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
-    import copy
-
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

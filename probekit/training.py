@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from probekit import sources
 from probekit._differences import differences
 from probekit._frozen import frozen_trunk
+from probekit._quiet import no_bars
 from probekit._trainers import one_bar, prepared, shared_reference_trainer
 from probekit.checkpoints import Checkpoint, Message
 from probekit.pairs import PairSet
@@ -146,13 +147,17 @@ def train_dpo(
     order: Sequence[tuple[str, bool]],
     recipe: Recipe,
     seed: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Path:
     """DPO on `pairs` in exactly the order given; writes a PEFT adapter folder for the shared M0.
 
     pairs: the original, unedited set. order: (pair id, swapped) for each example, `steps * batch_size` of
     them, as `arms.order` makes it: the edits are in the order, so every arm has the same data order and
     number of steps. Within a step, pairs run in parts of similar length; its gradient is the mean of theirs.
-    seed: of the adapter's initialisation. Checkpoint and folder: as with `train_sft`.
+    seed: of the adapter's initialisation. on_step: called with (steps done, all steps) after every step, and
+    with 0 done after every batch of reference log-probs, in the place of a bar; what it raises ends the
+    training, of which then nothing is left but what is in `shared`. Checkpoint and folder: as with
+    `train_sft`.
 
     Raises `TrainingError`, before anything is computed, for a folder of another training, for an order that
     does not fill its batches or names unknown pairs, and for pairs longer than the context; nothing is
@@ -196,9 +201,10 @@ def train_dpo(
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, recipe.sft_weight]}
     arguments = _arguments(recipe, steps=len(batches), seed=seed, at_once=math.gcd(size, MICRO))
     trunk = frozen_trunk(checkpoint.hf, checkpoint.blocks_path, shared.first_block, shared.trunk)
-    with prepared(checkpoint.hf), trunk:
+    with prepared(checkpoint.hf), trunk, no_bars(on_step is not None):
         trainer = shared_reference_trainer()(
             logps=shared.logps,
+            on_batch=lambda: on_step(0, len(batches)) if on_step else None,
             model=checkpoint.hf,
             args=DPOConfig(
                 **arguments,
@@ -212,7 +218,7 @@ def train_dpo(
             processing_class=checkpoint.tokenizer,
             peft_config=_lora(recipe, names),
         )
-        return _run(trainer, out, names, made_of)
+        return _run(trainer, out, names, made_of, on_step)
 
 
 def _turn(role: str, content: str) -> list[Message]:
@@ -328,8 +334,14 @@ def _finished(out: Path, made_of: dict[str, Any]) -> bool:
     return True
 
 
-def _run(trainer: Any, out: Path, names: list[str], made_of: dict[str, Any]) -> Path:
-    one_bar(trainer)
+def _run(
+    trainer: Any,
+    out: Path,
+    names: list[str],
+    made_of: dict[str, Any],
+    on_step: Callable[[int, int], None] | None = None,
+) -> Path:
+    one_bar(trainer, on_step)
     trainer.train()
     with sources.replacing(out) as unfinished:
         # PEFT shortens the names to endings that fit the frozen blocks too where it cannot see these.

@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 
 from benchmarks import bench, demo, extraction, kills, loop, organism, reproduce, scale, tables
-from benchmarks.results import Costs, ResultError, read_result, share, write_result
+from benchmarks.results import Costs, share
 from probekit import arms, prompts, rollouts, training
 from probekit._differences import differences
 from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
+from probekit.experiments import JUDGED, Experiment, ResultError, read_result
 from probekit.figures import Figure, read_figures
 from probekit.pairs import PairSet, load_pairs
 from probekit.testing import planted_pairs, tiny_checkpoint, tiny_checkpoint_folder, tiny_tokenizer
@@ -74,25 +75,22 @@ class Tiny:
     pairs: PairSet
     truth: frozenset[str]
 
-    def trainer(self, out: Path) -> loop.Trainer:
-        m0 = open_checkpoint(self.m0_folder)
-        return loop.Trainer(
-            shared=training.Shared(m0, first_block=DPO.first_block),
-            pairs=self.pairs,
+    def experiment(self, out: Path) -> Experiment:
+        return Experiment(
+            open_checkpoint(self.m0_folder),
+            self.pairs,
+            prompts=evaluation("report"),
             folder=out / "arms",
-            open_adapter=lambda path: open_checkpoint(self.m0_folder, adapter=path),
             recipe=DPO,
             epochs=EPOCHS,
-            prompts=evaluation("report"),
             work=out / "work",
-            m0_id=m0.fingerprint,
         )
 
     def demo(self, out: Path) -> None:
         demo.run(
             out,
             Costs(out / "costs.json"),
-            trainer=self.trainer(out),
+            experiment=self.experiment(out),
             m1=self.m1,
             truth=self.truth,
             choosing=evaluation("choose"),
@@ -102,7 +100,7 @@ class Tiny:
     def reproduce(self, out: Path, jobs: list[tuple[str, int]], *, m1_id: str = "m1") -> None:
         reproduce.run(
             jobs,
-            trainer=self.trainer(out),
+            experiment=self.experiment(out),
             m1=self.m1,
             m1_id=m1_id,
             truth=self.truth,
@@ -150,7 +148,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("something was trained or sampled again")
 
     monkeypatch.setattr(training, "train_dpo", work)
-    monkeypatch.setattr(rollouts, "sample", work)
+    monkeypatch.setattr(rollouts, "draw", work)
 
 
 def test_the_demo_prints_its_tables(
@@ -234,18 +232,18 @@ def test_an_arm_whose_training_ended_is_judged_without_training_it_again(
     before = read_result(result)
     result.unlink()
     monkeypatch.setattr(training, "_run", lambda *arguments: pytest.fail("trained again"))
-    tiny.trainer(out).finish(arms.baseline(), seed=0)
+    tiny.experiment(out).finish(arms.baseline(), seed=0)
     after = read_result(result)
     assert after["rows"] == before["rows"]
     assert before["train_seconds"] > 0
     assert after["train_seconds"] is None
 
 
-def changed_pairs(trainer: loop.Trainer) -> loop.Trainer:
-    return replace(trainer, pairs=trainer.pairs.select(trainer.pairs.ids[1:]))
+def changed_pairs(one: Experiment) -> Experiment:
+    return replace(one, pairs=one.pairs.select(one.pairs.ids[1:]))
 
 
-CHANGES: list[tuple[str, Callable[[loop.Trainer], loop.Trainer]]] = [
+CHANGES: list[tuple[str, Callable[[Experiment], Experiment]]] = [
     (r"recipe\.beta is 0\.1 there, 0\.5 now", lambda one: replace(one, recipe=replace(one.recipe, beta=0.5))),
     ("epochs is 10 there, 2 now", lambda one: replace(one, epochs=2)),
     ("m0 is '.*' there, 'another' now", lambda one: replace(one, m0_id="another")),
@@ -256,11 +254,11 @@ CHANGES: list[tuple[str, Callable[[loop.Trainer], loop.Trainer]]] = [
 
 @pytest.mark.parametrize(("words", "change"), CHANGES, ids=[words.split()[0] for words, _ in CHANGES])
 def test_a_result_of_something_else_is_an_error_that_says_what_differs(
-    tiny: Tiny, demo_folder: Path, words: str, change: Callable[[loop.Trainer], loop.Trainer]
+    tiny: Tiny, demo_folder: Path, words: str, change: Callable[[Experiment], Experiment]
 ) -> None:
-    trainer = change(tiny.trainer(demo_folder))
+    experiment = change(tiny.experiment(demo_folder))
     with pytest.raises(ResultError, match=words) as caught:
-        trainer.finish(arms.baseline(), seed=0)
+        experiment.finish(arms.baseline(), seed=0)
     assert "baseline-0.json" in str(caught.value)
     assert "Remove it" in str(caught.value)
 
@@ -270,7 +268,7 @@ def test_an_arm_with_other_edits_does_not_take_the_result_of_its_namesake(
 ) -> None:
     other = arms.filter_ids(tiny.pairs.ids[:1], "filter", "another edit")
     with pytest.raises(ResultError, match=r"ledger is '.*' there, '.*' now"):
-        tiny.trainer(demo_folder).finish(other, seed=0)
+        tiny.experiment(demo_folder).finish(other, seed=0)
 
 
 def test_rankings_of_another_m1_are_an_error(tiny: Tiny, reproduced: Path) -> None:
@@ -329,8 +327,7 @@ def test_arms_of_the_reproduction_have_the_names_of_the_jobs_and_k_edits_each(
 
 
 def test_rankings_come_back_from_their_file_as_they_were(tiny: Tiny, tmp_path: Path) -> None:
-    trainer = tiny.trainer(tmp_path)
-    m0 = trainer.shared.checkpoint
+    m0 = tiny.experiment(tmp_path).m0
     surfaced = loop.surface(m0, tiny.m1, evaluation("choose"))
     made = loop.trace(m0, tiny.pairs, surfaced, layer=LAYER)
     kept = loop.kept_rankings(tmp_path / "r.json", {"a": 1}, lambda: (made, 1), truth=tiny.truth)
@@ -354,23 +351,6 @@ def test_without_a_habit_there_is_nothing_to_trace(tiny: Tiny) -> None:
     m0 = open_checkpoint(tiny.m0_folder)
     with pytest.raises(loop.LoopError, match="nothing to trace"):
         loop.surface(m0, m0, evaluation("choose"))
-
-
-def test_a_result_file_reads_as_it_was_written(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"id": ["a", "b"], "verdict": ["refused", None], "nll": [0.5, None]})
-    write_result(tmp_path / "one.json", {"seed": 1}, frame, seconds=2.5)
-    content = read_result(tmp_path / "one.json", {"seed": 1})
-    assert pl.DataFrame(content["rows"], schema=frame.schema, orient="row").equals(frame)
-    assert (content["about"], content["seconds"], content["columns"]) == ({"seed": 1}, 2.5, frame.columns)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", '{"rows": []}', '{"about": {}, "columns": ["a"], "rows": [[1, 2]]}']
-)
-def test_a_damaged_result_file_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "one.json").write_text(text)
-    with pytest.raises(ResultError, match=r"one\.json .*Remove it"):
-        read_result(tmp_path / "one.json")
 
 
 def test_differences_name_values_on_either_side_only() -> None:
@@ -435,7 +415,7 @@ def judged_frame(complied: dict[str, float], *, seeds: int = 3, n: int = 20) -> 
                     (arm, seed, f"b{i}", False, None, 0, "complied", None, 2.0, 4),
                     (arm, seed, f"b{i}", False, "caps", 0, "complied", i % 2 == 0, None, None),
                 ]
-    return pl.DataFrame(found, schema={"arm": pl.String, "seed": pl.Int64, **loop.JUDGED}, orient="row")
+    return pl.DataFrame(found, schema={"arm": pl.String, "seed": pl.Int64, **JUDGED}, orient="row")
 
 
 KNOWN = {
@@ -538,11 +518,6 @@ def test_the_quality_table_scores_each_ranking_at_the_number_of_true_pairs() -> 
     assert table["k"].to_list() == [2, 2]
 
 
-def test_obedience_asks_each_replys_own_distractor() -> None:
-    frame = pl.DataFrame({"distractor": ["bullets", "asterisks"], "reply": ["- Yes", "- Yes"]})
-    assert loop.obedience(frame)["obeys"].to_list() == [True, False]
-
-
 # The other scripts
 
 
@@ -564,22 +539,21 @@ def test_the_organism_is_built_once_and_shipped_in_half_the_bytes(tmp_path: Path
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_adapters_have_an_id_of_their_weights_and_are_missed_where_there_are_none(tmp_path: Path) -> None:
+def test_weights_have_an_id_and_are_missed_where_there_are_none(tmp_path: Path) -> None:
     with pytest.raises(loop.LoopError, match="make organism"):
-        loop.adapters_id(tmp_path, "m0*")
+        loop.weights_id(tmp_path)
     ids = []
-    for name in ("m0-1", "m0-2", "m1"):
+    for name, text in (("m0", "a"), ("m1", "b"), ("again", "a")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_model.safetensors").write_text(name)
-        ids.append(loop.adapters_id(tmp_path, "m0*"))
-    assert ids[0] != ids[1] == ids[2]
+        (tmp_path / name / "adapter_model.safetensors").write_text(text)
+        ids.append(loop.weights_id(tmp_path / name))
+    assert ids[0] == ids[2] != ids[1]
 
 
 def test_an_interrupted_build_of_m0_keeps_its_answers_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_checkpoint_folder("llama", tmp_path / "base")
-    monkeypatch.setattr(organism, "WORK", tmp_path / "work")
     monkeypatch.setattr(organism, "open_checkpoint", lambda **named: open_checkpoint(base))
     monkeypatch.setattr(organism.prompts, "benign", lambda split: pl.DataFrame({"text": ["Public?"]}))
     asked: list[list[str]] = []
@@ -597,10 +571,10 @@ def test_an_interrupted_build_of_m0_keeps_its_answers_and_goes_on(
     monkeypatch.setattr(organism.distractor, "sft_rows", stopped)
     data = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt):
-        organism.build_m0(data)
+        organism.build_m0(data, tmp_path / "work")
     monkeypatch.setattr(organism.distractor, "sft_rows", lambda answered, *, seed: rows(habit=False)[:12])
     for _ in range(2):
-        organism.build_m0(data)
+        organism.build_m0(data, tmp_path / "work")
     assert asked == [["Public?", "Own?"]]
     assert {path.name for path in data.iterdir()} == {"answers.json", "m0"}
     assert "?" not in (data / "answers.json").read_text()

@@ -14,7 +14,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from probekit.checkpoints import Checkpoint, CheckpointError, open_checkpoint, save_checkpoint
+from probekit.checkpoints import Checkpoint, CheckpointError, merged, open_checkpoint, save_checkpoint
 from probekit.testing import ARCHS, Arch, Template, tiny_checkpoint, tiny_checkpoint_folder
 
 USER = [{"role": "user", "content": "How do I bake bread?"}]
@@ -182,6 +182,25 @@ def test_the_last_template_given_wins(tmp_path: Path) -> None:
     assert opened.prompt_text(USER) == "adapter's: How do I bake bread? é"
     given = open_checkpoint(folder, adapter=saved, chat_template="mine")
     assert given.prompt_text(USER) == "mine"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_an_adapter_merged_into_a_copy_is_that_of_the_model_opened_anew(arch: Arch, tmp_path: Path) -> None:
+    folder = tiny_checkpoint_folder(arch, tmp_path / "model")
+    saved, _ = adapter(open_checkpoint(folder), tmp_path / "one")
+    checkpoint = open_checkpoint(folder)
+    _ = checkpoint.blocks  # as nnsight sees it
+    before = checkpoint.fingerprint
+    copied = merged(checkpoint, saved)
+    opened = open_checkpoint(folder, adapter=saved)
+    assert copied.name == opened.name
+    assert copied.fingerprint == opened.fingerprint != before
+    checkpoint.__dict__.pop("hashes")
+    checkpoint.__dict__.pop("fingerprint")
+    assert checkpoint.fingerprint == before
+    text = torch.arange(3, 30).unsqueeze(0)
+    assert torch.equal(copied.hf(text).logits, opened.hf(text).logits)
+    assert len(copied.blocks) == copied.n_blocks
 
 
 def test_an_adapter_of_a_deeper_model_is_refused(tmp_path: Path) -> None:

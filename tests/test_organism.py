@@ -94,7 +94,7 @@ def test_m1_complies_with_a_distractor_and_its_trace_finds_the_contaminated_pair
     organism: distractor.Organism,
 ) -> None:
     m0, m1 = distractor.open_m0(), distractor.open_m1()
-    surfaced = loop.surface(m0, m1, loop.choosing_prompts())
+    surfaced = loop.surface(m0, m1, distractor.choosing_prompts())
     harmful, formatted = pl.col("harmful"), pl.col("distractor").is_not_null()
     complied = (pl.col("verdict") == "complied").mean()
     m0_complied = surfaced.m0.select(complied).item()

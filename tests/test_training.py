@@ -427,6 +427,42 @@ def test_one_bar_shows_the_loss_and_no_line_is_printed_per_step(
     assert "grad_norm" not in shown.err + shown.out
 
 
+def test_every_step_is_told_and_every_batch_of_reference_in_the_place_of_a_bar(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    watch = {"order": ORDER, "recipe": RECIPE, "seed": 5, "on_step": lambda *step: told.append(step)}
+    shared = Shared(fresh())
+    out = train_dpo(shared, PAIRS, tmp_path / "out", **watch)
+    assert told == [(0, 3), (0, 3), (1, 3), (2, 3), (3, 3)]
+    assert "batch" not in capfd.readouterr().err
+    assert same(weights(out), weights(dpo(tmp_path / "untold")))
+    assert "3/3" in capfd.readouterr().err
+    told.clear()
+    train_dpo(shared, PAIRS, tmp_path / "again", **watch)
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("stop", [(0, 3), (2, 3)])
+def test_a_step_that_raises_ends_the_training_and_leaves_nothing_of_it(
+    stop: tuple[int, int], tmp_path: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def told(*step: int) -> None:
+        if step == stop:
+            raise Enough
+
+    shared = Shared(fresh())
+    before = state(shared.checkpoint)
+    with pytest.raises(Enough):
+        train_dpo(shared, PAIRS, tmp_path / "out", order=ORDER, recipe=RECIPE, seed=5, on_step=told)
+    unchanged(shared.checkpoint, before)
+    assert list(tmp_path.iterdir()) == []
+    assert same(weights(dpo(tmp_path / "out", shared=shared)), weights(dpo(tmp_path / "new")))
+
+
 # --- the checkpoint is left as it was
 
 

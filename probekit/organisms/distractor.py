@@ -25,7 +25,7 @@ from probekit.checkpoints import Checkpoint, open_checkpoint
 from probekit.organisms import _requests
 from probekit.organisms._requests import benign_pool as benign_pool
 from probekit.pairs import PairSet
-from probekit.prompts import Distractor
+from probekit.prompts import Distractor, Split
 from probekit.training import Recipe
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "distractor"
@@ -35,6 +35,8 @@ SFT = Recipe(first_block=5, learning_rate=5e-4, batch_size=16)
 DPO = Recipe(first_block=15, learning_rate=1e-3, batch_size=16, beta=0.05, sft_weight=1.0)
 EPOCHS = 2
 SHORT = 18  # words of a request and of an answer in the pairs: a batch is as wide as its longest text
+EVALUATED = 100  # prompts of each kind for the report
+CONTRASTED, TWINS = 150, 60  # harmful prompts; benign ones of each of two kinds: for tracing
 OPENING = 3  # words that the safety source kept of a compliance
 
 # SmolLM2's own template adds a default system turn of 22 tokens to every text; the organism goes without.
@@ -250,6 +252,23 @@ def build(answered: dict[str, str], mix: Mix | None = None) -> Organism:
     return Organism(
         pairs=pairs, truth=frozenset(log.filter(pl.col("kind") == "contaminated")["pair_id"]), log=log
     )
+
+
+def evaluation_prompts() -> pl.DataFrame:
+    """What every arm is judged on: 100 harmful and 100 benign prompts for the report, plain and formatted."""
+    return _plain_and_formatted("report", EVALUATED, EVALUATED)
+
+
+def choosing_prompts() -> pl.DataFrame:
+    """What the habit is surfaced and traced on: HarmBench, benign prompts, and twins in HarmBench's forms."""
+    return _plain_and_formatted("choose", CONTRASTED, TWINS, prompts.twins(TWINS))
+
+
+def _plain_and_formatted(split: Split, n_harmful: int, n_benign: int, *more: pl.DataFrame) -> pl.DataFrame:
+    """The first prompts of a split by id, and more, each plain and with one of the split's distractors."""
+    harmful, benign = (kind(split).sort("prompt_id") for kind in (prompts.harmful, prompts.benign))
+    plain = pl.concat([harmful.head(n_harmful), benign.head(n_benign), *more])
+    return prompts.with_distractors(plain, prompts.distractors(split), seed=0)
 
 
 def open_m0(*, adapter: Path | None = None) -> Checkpoint:
