@@ -1,4 +1,4 @@
-"""Values and text that nobody has checked, as HTML. Private to `report`."""
+"""Values and text that nobody has checked, made safe to show. Private to `report`, `widgets` and `doctor`."""
 
 from __future__ import annotations
 
@@ -73,10 +73,11 @@ def inline(text: str) -> str:
 def text_html(text: str) -> str:
     """Any text as HTML: escaped, characters that would vanish or reorder the line shown by their number."""
     lines = text.replace("\r\n", "\n")
-    return "".join(_mark(one) if _is_unseen(one) else html.escape(one) for one in lines)
+    return "".join(_mark(one) if is_unseen(one) else html.escape(one) for one in lines)
 
 
-def _is_unseen(character: str) -> bool:
+def is_unseen(character: str) -> bool:
+    """Would this character vanish from a page, or reorder the line that it is in?"""
     kind = unicodedata.category(character)
     if kind == "Cf":  # joiners are part of how emoji and several scripts are written
         return character not in "\u200c\u200d"
@@ -85,7 +86,12 @@ def _is_unseen(character: str) -> bool:
 
 def plain(text: str) -> str:
     """Any text for where HTML knows no markup, such as titles and attributes, as `text_html` otherwise."""
-    return "".join(f"U+{ord(one):04X}" if _is_unseen(one) else html.escape(one) for one in text)
+    return html.escape(plain_text(text))
+
+
+def plain_text(text: str) -> str:
+    """Any text for where nothing is markup; characters that would not be seen stand by their number."""
+    return "".join(f"U+{ord(one):04X}" if is_unseen(one) else one for one in text)
 
 
 def _mark(character: str) -> str:

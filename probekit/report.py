@@ -7,7 +7,6 @@ vanish or reorder a line are made visible, and charts are static images, one for
 
 from __future__ import annotations
 
-import base64
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import polars as pl
 
+from probekit._chart_parts import data_url
 from probekit._report_style import STYLE
 from probekit._report_text import clipped, format_number, inline, plain, text_html, value_html
 from probekit.charts import to_svg
@@ -244,14 +244,10 @@ def _figure(figure: Figure, numbers: Iterator[int]) -> str:
         more = f"<details><summary>The numbers as a table</summary>{_table(figure.table, numbers)}</details>"
     return (
         f'<figure><div class="scroll" role="region" aria-labelledby="{caption}" tabindex="0"><picture>'
-        f'<source media="(prefers-color-scheme: dark)" srcset="{_data_url(dark)}">'
-        f'<img src="{_data_url(light)}" alt="{alt}"{shape}></picture></div>'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{data_url(dark)}">'
+        f'<img src="{data_url(light)}" alt="{alt}"{shape}></picture></div>'
         f'<figcaption id="{caption}">{inline(figure.caption)}</figcaption>{more}</figure>'
     )
-
-
-def _data_url(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _table(table: Table, numbers: Iterator[int]) -> str:

@@ -1,0 +1,154 @@
+"""A local server with a widget's real Python side behind it, and a real Chromium that walks through steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probekit.widgets import PairBrowser
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+FILES = {
+    "/harness.js": HERE / "harness.js",
+    "/pair_browser.js": ROOT / "probekit" / "widgets" / "pair_browser.js",
+    "/pair_browser.css": ROOT / "probekit" / "widgets" / "pair_browser.css",
+}
+KINDS = {".js": "text/javascript", ".css": "text/css"}
+PICTURES = ROOT / "runs" / "browser"
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Widget</title><link rel="icon" href="data:,">
+<link rel="stylesheet" href="/pair_browser.css"><style>body { margin: 12px; THEME }</style></head>
+<body BODY><main id="host"></main>BELOW<script type="module" src="/harness.js"></script></body>
+</html>
+"""
+# JupyterLab says so which theme is on, and gives these colours
+THEMES = {
+    "light": (
+        'data-jp-theme-light="true"',
+        "background: #fff; --jp-layout-color1: #fff; --jp-layout-color2: #eee; --jp-ui-font-color1: #212121;",
+    ),
+    "dark": (
+        'data-jp-theme-light="false"',
+        "background: #111; --jp-layout-color1: #111; --jp-layout-color2: #212121; --jp-ui-font-color1: #eee;",
+    ),
+}
+
+
+def chromium() -> str:
+    """The path of the Chromium to use; without one the test is skipped, and fails where CI is set."""
+    found = (
+        os.environ.get("PROBEKIT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    )
+    if not found:
+        words = "There is no Chromium: apt-get install chromium, or name one in PROBEKIT_CHROMIUM."
+        if os.environ.get("CI"):
+            pytest.fail(words)
+        pytest.skip(words)
+    return found
+
+
+class Stage(ThreadingHTTPServer):
+    """Serves the page, gives messages to the widget, and keeps what was asked for and what came out."""
+
+    def __init__(self, browser: PairBrowser, page: str, steps: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.browser = browser
+        self.texts = {
+            "/": (page, "text/html"),
+            "/steps.js": (
+                f"export default async ({{ open, pause, host }}) => {{\n{steps}\n}};",
+                KINDS[".js"],
+            ),
+            **{path: (file.read_text(), KINDS[file.suffix]) for path, file in FILES.items()},
+        }
+        self.asked: list[str] = []
+        self.results: dict[str, Any] | None = None
+        self.one_at_a_time = threading.Lock()  # as messages reach a kernel
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Stage
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        if self.path == "/state":
+            self._state()
+        elif self.path in self.server.texts:
+            self._reply(*self.server.texts[self.path])
+        else:
+            self.send_error(404)
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/results":
+            self.server.results = content
+            self._reply("{}", "application/json")
+            return
+        with self.server.one_at_a_time:
+            self.server.browser._handle_custom_msg(content, [])
+            self._state()
+
+    def _state(self) -> None:
+        traits = {name: getattr(self.server.browser, name) for name in ("_setup", "_view", "_pair")}
+        self._reply(json.dumps(traits), "application/json")
+
+    def _reply(self, text: str, kind: str) -> None:
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def walk(
+    browser: PairBrowser,
+    steps: str,
+    picture: str,
+    *,
+    theme: str = "light",
+    below: str = "",
+    window: tuple[int, int] = (1000, 900),
+) -> tuple[Mapping[str, Any], list[str]]:
+    """What the steps, the body of an async function, gave back, and the paths that the page asked for.
+
+    The last sight is kept as runs/browser/<picture>.png, for people.
+    """
+    body, style = THEMES[theme]
+    page = PAGE.replace("THEME", style).replace("BODY", body).replace("BELOW", below)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with Stage(browser, page, steps) as stage, tempfile.TemporaryDirectory() as profile:
+        threading.Thread(target=stage.serve_forever, daemon=True).start()
+        command = [
+            *(
+                chromium(),
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--no-first-run",
+            ),
+            *(f"--user-data-dir={profile}", f"--window-size={window[0]},{window[1]}"),
+            *(f"--screenshot={PICTURES / picture}.png", "--virtual-time-budget=20000"),
+            f"http://127.0.0.1:{stage.server_port}/",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        stage.shutdown()
+    assert stage.results is not None, f"The page did not finish its steps.\n{done.stderr[-2000:]}"
+    assert "error" not in stage.results, stage.results["error"]
+    return stage.results, stage.asked
