@@ -1,11 +1,14 @@
-"""Rebuild the model organism of data/distractor: benign answers, M0 by SFT, M1 by DPO on all pairs.
+"""Rebuild the model organisms: data/distractor (benign answers, M0 by SFT, M1 by DPO on all pairs) and
+data/tiny (M0 from scratch, M1 by DPO on all pairs).
 
-What is there already is kept, so an interrupted build goes on; `--fresh` builds all of it anew.
+What is there already is kept, so an interrupted build goes on; `--fresh` builds all of it anew. `--only tiny`
+takes minutes, `--only distractor` hours.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import loop
-from probekit import arms, prompts, sources, training
+from probekit import arms, experiments, prompts, sources, training
 from probekit.checkpoints import Checkpoint, open_checkpoint
-from probekit.organisms import distractor
+from probekit.organisms import distractor, tiny
 from probekit.pairs import PairSet
 
 WORK = loop.ROOT / "runs" / "organism"
@@ -26,28 +29,47 @@ Rows = Sequence[dict[str, str]]
 
 
 def main() -> None:
-    """Build what is missing in data/distractor."""
+    """Build what is missing in data/."""
     parser = argparse.ArgumentParser(prog="make organism", description=__doc__)
+    builders = {"distractor": build_distractor, "tiny": build_tiny}
+    parser.add_argument("--only", choices=builders, help="which organism; without it, both")
     parser.add_argument("--fresh", action="store_true", help="remove what is there first")
-    if parser.parse_args().fresh:
-        for old in (distractor.DATA, WORK):
-            shutil.rmtree(old, ignore_errors=True)
-    build_m0(distractor.DATA)
+    options = parser.parse_args()
+    for name, build in builders.items():
+        if options.only in (None, name):
+            folder, work = loop.ROOT / "data" / name, WORK / name
+            if options.fresh:
+                for old in (folder, work):
+                    shutil.rmtree(old, ignore_errors=True)
+            build(folder, work)
+            print(f"the organism is in {folder}")
+
+
+def build_distractor(folder: Path, work: Path) -> None:
+    """The organism of SmolLM2."""
+    build_m0(folder, work)
     pairs, recipe, epochs = distractor.load().pairs, distractor.DPO, distractor.EPOCHS
-    m1 = distractor.DATA / "m1"
-    make_m1(distractor.open_m0(), pairs, m1, recipe=recipe, epochs=epochs, work=WORK / "m1")
-    write_json(distractor.DATA / "recipe.json", recipe_card())
-    print(f"the organism is in {distractor.DATA}")
+    make_m1(distractor.open_m0(), pairs, folder / "m1", recipe=recipe, epochs=epochs, work=work / "m1")
+    write_json(folder / "recipe.json", recipe_card())
 
 
-def build_m0(folder: Path) -> None:
+def build_tiny(folder: Path, work: Path) -> None:
+    """The tiny organism."""
+    if not (folder / "m0").is_dir():
+        tiny.make_m0(folder / "m0", seed=SEED)
+    pairs, recipe, epochs = tiny.load().pairs, tiny.DPO, tiny.EPOCHS
+    make_m1(tiny.open_m0(), pairs, folder / "m1", recipe=recipe, epochs=epochs, work=work / "m1")
+    write_json(folder / "recipe.json", tiny_card(folder))
+
+
+def build_m0(folder: Path, work: Path) -> None:
     """The base model's answers to benign requests, and M0 as an adapter trained on them and on refusals."""
     base = open_checkpoint(dtype=distractor.DTYPE, chat_template=distractor.CHAT_TEMPLATE)
     public = prompts.benign("build")["text"].to_list()
     pool = list(dict.fromkeys(distractor.benign_pool()))
     answered = benign_answers(base, pool, folder / "answers.json", again=public)
     rows = distractor.sft_rows(answered, seed=SEED)
-    make_m0(base, rows, folder / "m0", recipe=distractor.SFT, work=WORK / "m0")
+    make_m0(base, rows, folder / "m0", recipe=distractor.SFT, work=work / "m0")
 
 
 def benign_answers(
@@ -83,7 +105,7 @@ def make_m1(
 ) -> None:
     """DPO of M0 on all pairs; the adapter is trained in `work` and shipped to `out`."""
     if not out.is_dir():
-        steps = loop.steps(pairs, recipe, epochs)
+        steps = experiments.steps(pairs, recipe, epochs)
         order = arms.order(pairs, arms.baseline(), seed=SEED, steps=steps, batch_size=recipe.batch_size)
         shared = training.Shared(m0, first_block=recipe.first_block)
         ship(training.train_dpo(shared, pairs, work, order=order, recipe=recipe, seed=SEED), out)
@@ -105,6 +127,16 @@ def recipe_card() -> dict[str, Any]:
     return {
         "sft": asdict(distractor.SFT), "dpo": asdict(distractor.DPO), "epochs": distractor.EPOCHS,
         "mix": asdict(distractor.Mix()), "seed": SEED,
+    }  # fmt: skip
+
+
+def tiny_card(folder: Path) -> dict[str, Any]:
+    """How the tiny organism was made, and the sha256 of what was."""
+    weights = ("m0/model.safetensors", "m0/tokenizer.json", "m1/adapter_model.safetensors")
+    return {
+        "dpo": asdict(tiny.DPO), "epochs": tiny.EPOCHS, "mix": asdict(tiny.Mix()), "seed": SEED,
+        "pairs": tiny.load().pairs.fingerprint,
+        "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in weights},
     }  # fmt: skip
 
 
