@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab bench organism reproduce clean
+.PHONY: help setup demo test lint lab notebooks bench organism reproduce clean
 
 PY := .venv/bin/python
 # -q -q keeps errors and drops warnings: pip prints one for every package and package folder that it did not need.
@@ -16,6 +16,8 @@ STAMP := .venv/.setup-$(LOCK_HASH)
 # Training allocates and frees large buffers at every step; kept by malloc and not mapped anew (each page a fault), it
 # ran 1.5 times as fast on two cores. Only glibc reads these.
 MALLOC := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+# Debian's, where it may be installed; without one, tests in a browser are skipped with a word, and fail where CI is set.
+CHROMIUM := { [ "$$(id -u)" = 0 ] && apt-get -qq install -y chromium >/dev/null 2>&1; } || true
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:  ## this list
@@ -27,6 +29,7 @@ demo: $(STAMP)  ## the whole loop on SmolLM2-135M: rank, edit, retrain, prove; w
 	@$(MALLOC) $(PY) -m benchmarks.demo $(ARGS)
 
 test: $(STAMP)  ## all tests, the examples in the docstrings and the notebooks
+	@command -v chromium chromium-browser >/dev/null || $(CHROMIUM)
 	@$(PY) -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
@@ -35,6 +38,10 @@ lint: $(STAMP)  ## ruff and mypy
 
 lab: $(STAMP)  ## JupyterLab in notebooks/
 	@$(PY) -m jupyterlab $(AS_ROOT) --notebook-dir=notebooks $(ARGS)
+
+MODEL ?= tiny
+notebooks: $(STAMP)  ## run the notebooks on MODEL (tiny or smollm2) and write them as HTML to runs/notebooks
+	@$(MALLOC) $(PY) -m benchmarks.notebooks --model $(MODEL) $(ARGS)
 
 bench: $(STAMP)  ## time the engine against the usual way, side by side; writes benchmarks/bench.json
 	@$(MALLOC) $(PY) -m benchmarks.bench $(ARGS)

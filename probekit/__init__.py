@@ -8,10 +8,12 @@ from probekit.pairs import PairSet, load_pairs
 from probekit.prompts import benign, distractors, harmful, prompt_frame, twins, with_distractors
 from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
 from probekit.rollouts import sample, score
-from probekit.judges import four_conditions, judge_refusals, twin_contrasts
+from probekit.judges import correct, four_conditions, judge_refusals, twin_contrasts
 from probekit.store import VectorStore
 from probekit.vectors import VectorSet, behaviour_vectors, check_lengths, pair_vectors, pool, twin_vectors
 from probekit.ranking import Ranking, average_precision, concentration, enrichment, precision_at_k, rank
+from probekit.stability import stability
+from probekit.steering import layer_sweep, steer
 from probekit.arms import (
     Arm,
     baseline,
@@ -26,6 +28,8 @@ from probekit.arms import (
     swap_top,
 )
 from probekit.training import Recipe, Shared, train_dpo, train_sft
+from probekit.doctor import doctor
+from probekit.experiments import Experiment
 from probekit.effects import capability, effect_table, perplexity, rates
 
 __all__ = [  # noqa: RUF022 - in the order of use
@@ -33,11 +37,15 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "benign", "distractors", "harmful", "prompt_frame", "twins", "with_distractors",
     "Checkpoint", "open_checkpoint", "save_checkpoint",
     "sample", "score",
-    "four_conditions", "judge_refusals", "twin_contrasts",
+    "correct", "four_conditions", "judge_refusals", "twin_contrasts",
     "VectorStore", "VectorSet", "behaviour_vectors", "check_lengths", "pair_vectors", "pool", "twin_vectors",
     "Ranking", "average_precision", "concentration", "enrichment", "precision_at_k", "rank",
+    "stability",
+    "layer_sweep", "steer",
     "Arm", "baseline", "controls", "drop_generator", "drop_source", "filter_ids", "filter_top", "load_arm",
     "order", "swap_ids", "swap_top",
     "Recipe", "Shared", "train_dpo", "train_sft",
+    "doctor",
+    "Experiment",
     "capability", "effect_table", "perplexity", "rates",
 ]  # fmt: skip

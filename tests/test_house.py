@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 # its left. The leaves show or check rooms; no room imports them.
 ROOMS = (
     *("sources", "pairs", "prompts", "checkpoints", "packing", "rollouts", "judges", "store", "vectors"),
-    *("ranking", "clustering", "steering", "arms", "training", "effects", "rivals", "provenance"),
-    "organisms",
+    *("ranking", "stability", "clustering", "steering", "arms", "training", "doctor", "experiments"),
+    *("effects", "rivals", "provenance", "organisms", "presets"),
 )
 LEAVES = ("charts", "widgets", "report", "figures", "testing")
 

@@ -59,7 +59,7 @@ def test_prose_stands_before_every_code_cell(path: Path) -> None:
 def test_outputs_are_committed_from_one_run_in_order_and_are_small(path: Path) -> None:
     code = cells(path)
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
-    assert len(path.read_bytes()) < 60_000
+    assert len(path.read_bytes()) < 120_000
     kinds = {key for cell in code for out in cell["outputs"] for key in out.get("data", {})}
     assert not any("widget" in kind for kind in kinds)
     assert not any(

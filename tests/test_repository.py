@@ -124,7 +124,7 @@ def test_the_walk_through_in_the_readme_runs_as_it_stands(
 def test_training_and_benchmarks_keep_their_buffers_in_every_make_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     commands = re.findall(r"^\t@(.*-m benchmarks\.(\w+).*)$", makefile, re.MULTILINE)
-    assert {name for _, name in commands} == {"demo", "bench", "organism", "reproduce"}
+    assert {name for _, name in commands} == {"demo", "notebooks", "bench", "organism", "reproduce"}
     assert all(command.startswith("$(MALLOC) $(PY)") for command, _ in commands)
     assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for _, name in commands)
 
@@ -134,7 +134,7 @@ def test_make_help_lists_every_command() -> None:
     commands = {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")}
     phony = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
     assert commands == phony
-    assert commands >= {"setup", "demo", "test", "lab", "lint", "bench", "organism", "reproduce"}
+    assert commands >= {"setup", "demo", "test", "lab", "lint", "notebooks", "bench", "organism", "reproduce"}
 
 
 def test_ci_runs_lint_and_tests() -> None:
