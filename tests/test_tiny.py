@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks import loop, organism
 from benchmarks import tiny as measured
-from benchmarks.results import write_result
 from probekit import judges, prompts, ranking
+from probekit.experiments import write_result
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_model as model
 from probekit.organisms import _tiny_words as words
