@@ -420,7 +420,11 @@ def test_every_control_has_a_name_and_progress_a_role(tmp_path: Path) -> None:
         for each in shown(one)
         if isinstance(each, ipywidgets.widgets.widget_description.DescriptionWidget)
     ]
-    nameless = [each for each in named if not each.description and not isinstance(each, ipywidgets.HTML)]
+    nameless = [
+        each
+        for each in named
+        if not each.description and not isinstance(each, ipywidgets.HTML | ipywidgets.Label)
+    ]
     assert nameless == []
     kinds = {type(each).__name__ for each in shown(one)}
     assert kinds <= {
