@@ -17,7 +17,7 @@ STAMP := .venv/.setup-$(LOCK_HASH)
 # ran 1.5 times as fast on two cores. Only glibc reads these.
 MALLOC := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 # Debian's, where it may be installed; without one, tests in a browser are skipped with a word, and fail where CI is set.
-CHROMIUM := { [ "$$(id -u)" = 0 ] && apt-get -qq install -y chromium >/dev/null 2>&1; } || true
+CHROMIUM := { [ "$$(id -u)" = 0 ] && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation; } >/dev/null 2>&1 || true
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:  ## this list
@@ -29,7 +29,7 @@ demo: $(STAMP)  ## the whole loop on SmolLM2-135M: rank, edit, retrain, prove; w
 	@$(MALLOC) $(PY) -m benchmarks.demo $(ARGS)
 
 test: $(STAMP)  ## all tests, the examples in the docstrings and the notebooks
-	@command -v chromium chromium-browser >/dev/null || $(CHROMIUM)
+	@command -v chromium >/dev/null || $(CHROMIUM)
 	@$(PY) -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
