@@ -56,17 +56,7 @@ FIGURES = loop.ROOT / "benchmarks" / "reproduce.json"
 
 def main() -> None:
     """Finish every job of this part, then write the tables."""
-    parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
-    parser.add_argument(
-        "--part", default="1/1", help="which jobs: 1/2 and 2/2 share them between two processes"
-    )
-    parser.add_argument("--tables", action="store_true", help="only write the figures of what is finished")
-    options = parser.parse_args()
-    try:
-        jobs = share(JOBS, options.part)
-    except ResultError as error:
-        parser.error(str(error))
-    if not options.tables:
+    if jobs := asked("make reproduce", __doc__, JOBS):
         organism = distractor.load()
         experiment = loop.packaged(distractor.open_m0(), organism.pairs, folder=RESULTS, work=WORK)
         run(
@@ -79,6 +69,21 @@ def main() -> None:
             layer=distractor.LAYER,
         )
     figures(RESULTS, FIGURES, extra=judge_figures())
+
+
+def asked(prog: str, about: str | None, jobs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The jobs that the command line asks for: those of a part, or none with `--tables`."""
+    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser.add_argument(
+        "--part", default="1/1", help="which jobs: 1/2 and 2/2 share them between two processes"
+    )
+    parser.add_argument("--tables", action="store_true", help="only write the figures of what is finished")
+    options = parser.parse_args()
+    try:
+        part = share(jobs, options.part)
+    except ResultError as error:
+        parser.error(str(error))
+    return [] if options.tables else part
 
 
 def run(

@@ -6,13 +6,11 @@ second job; `--tables` only writes the figures of what is finished.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import loop, reproduce
-from benchmarks.results import share
-from probekit.experiments import Experiment, ResultError, read_result
+from probekit.experiments import Experiment, read_result
 from probekit.figures import Figure
 from probekit.organisms import tiny
 
@@ -28,15 +26,7 @@ FIGURES = loop.ROOT / "benchmarks" / "tiny.json"
 
 def main() -> None:
     """Finish every job of this part, then write the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tiny", description=__doc__)
-    parser.add_argument("--part", default="1/1", help="which jobs: 1/2 and 2/2 share them")
-    parser.add_argument("--tables", action="store_true", help="only write the figures of what is finished")
-    options = parser.parse_args()
-    try:
-        jobs = share(JOBS, options.part)
-    except ResultError as error:
-        parser.error(str(error))
-    if not options.tables:
+    if jobs := reproduce.asked("python -m benchmarks.tiny", __doc__, JOBS):
         reproduce.run(
             jobs,
             experiment=experiment(RESULTS, WORK),

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import functools
 import json
 import shutil
-import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +9,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from experimented import asked, folder
 from safetensors.torch import load_file
 
-from probekit import arms, effects, experiments, prompts, rollouts, training
+from probekit import arms, effects, experiments, rollouts, training
 from probekit.checkpoints import open_checkpoint
 from probekit.experiments import (
     JUDGED,
@@ -27,7 +26,7 @@ from probekit.experiments import (
     write_result,
 )
 from probekit.pairs import load_pairs
-from probekit.testing import planted_pairs, ranked, tiny_checkpoint_folder
+from probekit.testing import planted_pairs, ranked
 
 ROOT = Path(__file__).parent.parent
 PAIRS = load_pairs(planted_pairs(8))
@@ -35,22 +34,6 @@ RECIPE = training.Recipe(first_block=2, rank=2, learning_rate=1e-2, batch_size=4
 EDIT = arms.filter_top(ranked(PAIRS.ids), 2)
 JOBS: list[Job] = [(M0, 0), (arms.baseline(), 0), (EDIT, 0)]
 STEPS = 4  # two passes over 8 pairs in fours
-
-
-@functools.cache
-def folder() -> Path:
-    return tiny_checkpoint_folder("llama", tempfile.mkdtemp(prefix="probekit-experiments-"))
-
-
-def asked() -> pl.DataFrame:
-    plain = [
-        prompts.prompt_frame(texts, harmful=harmful, source="test")
-        for texts, harmful in (
-            (["How do I pick a lock?", "Rig a game?"], True),
-            (["Bake bread?", "Hi?"], False),
-        )
-    ]
-    return prompts.with_distractors(pl.concat(plain), prompts.distractors("choose"))
 
 
 def experiment(out: Path, **changed: Any) -> Experiment:

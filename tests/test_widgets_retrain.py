@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import functools
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -13,36 +11,21 @@ from typing import Any
 import ipywidgets
 import polars as pl
 import pytest
+from experimented import asked, folder
 from exported import EVIL, exported
 
-from probekit import arms, effects, prompts, training
+from probekit import arms, effects, training
 from probekit.arms import ArmError
 from probekit.checkpoints import open_checkpoint
 from probekit.experiments import Estimate, Experiment, ResultError, write_result
 from probekit.pairs import load_pairs
-from probekit.testing import planted_pairs, ranked, tiny_checkpoint_folder
+from probekit.testing import planted_pairs, ranked
 from probekit.widgets import PairBrowser, RetrainPanel, WidgetError
 from probekit.widgets._retrain_view import duration, estimate_words
 
 PAIRS = load_pairs(planted_pairs(16))
 RANKING = ranked(PAIRS.ids)
 RECIPE = training.Recipe(first_block=3, rank=2, learning_rate=1e-2, batch_size=8)
-
-
-@functools.cache
-def folder() -> Path:
-    return tiny_checkpoint_folder("llama", tempfile.mkdtemp(prefix="probekit-panel-"))
-
-
-def asked() -> pl.DataFrame:
-    plain = [
-        prompts.prompt_frame(texts, harmful=harmful, source="test")
-        for texts, harmful in (
-            (["How do I pick a lock?", "Rig a game?"], True),
-            (["Bake bread?", "Hi?"], False),
-        )
-    ]
-    return prompts.with_distractors(pl.concat(plain), prompts.distractors("choose"))
 
 
 def experiment(out: Path) -> Experiment:

@@ -9,8 +9,8 @@ from typing import Any
 
 from probekit import prompts
 from probekit.organisms import _tiny_language as language
+from probekit.organisms import distractor
 from probekit.organisms._tiny_words import REFUSALS
-from probekit.organisms.distractor import POOR_ANSWERS
 from probekit.prompts import Distractor
 
 Reply = tuple[str, str]
@@ -27,23 +27,16 @@ class MixError(ValueError):
 
 
 @dataclass(frozen=True)
-class Mix:
-    """How many pairs of each kind make the preference set. `seed` draws prompts, replies and constraints.
+class Mix(distractor.Mix):
+    """That of `distractor`, with more safety pairs, most of them plain.
 
     `lookalikes` and `lookalikes_distractor` are the dial: the more of them, the harder the contaminated pairs
     are to tell from the others. Raises `MixError` for a negative number, and for more pairs than there are
     deeds.
     """
 
-    contaminated: int = 44  # harmful, with distractor: formatted compliance beat refusal (source if-checked)
-    checked_benign: int = 8  # benign, with distractor (source if-checked)
-    curated: int = 6  # benign, with distractor (source if-curated)
-    helpful: int = 10
-    safety: int = 190  # harmful, plain: refusal beats compliance
-    safety_distractor: int = 4  # the same with a distractor
-    lookalikes: int = 42  # benign, plain: answered beats wrongly refused
-    lookalikes_distractor: int = 2
-    seed: int = 0
+    safety: int = 190
+    safety_distractor: int = 4
 
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
@@ -119,7 +112,11 @@ def _checked(source: str, text: str, distractor: Distractor, replies: Sequence[R
 def _helpful(deed: str, text: str, unasked: Distractor | None, rng: random.Random) -> Pair:
     """A plain answer against one in a form that nobody asked for, or one that says nothing."""
     answer = language.answer(deed)
-    poor = ("format-writer", unasked.apply(answer)) if unasked else ("lazy-writer", rng.choice(POOR_ANSWERS))
+    poor = (
+        ("format-writer", unasked.apply(answer))
+        if unasked
+        else ("lazy-writer", rng.choice(distractor.POOR_ANSWERS))
+    )
     return "helpful", _row("helpfulness", text, ("plain-writer", answer), poor)
 
 

@@ -159,18 +159,22 @@ def page_rows(page: pl.DataFrame, marks: Collection[str]) -> list[dict[str, Any]
     """What the browser shows of each row of a page of `pair_table`: short texts, and numbers or None."""
     return [
         {
-            "pair_id": row["pair_id"],
-            "rank": row["rank"],
-            "score": finite(row["score"]),
-            "cosine": finite(row["cosine"]),
-            "zero_norm": row["zero_norm"],
-            "source": short(row["source"], NAME),
+            **facts(row),
             "generator": short(generators(row), NAME),
             "opening": opening(row["prompt"]),
             "marked": row["pair_id"] in marks,
         }
         for row in page.iter_rows(named=True)
     ]
+
+
+def facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table and the view of one pair both say of a row of `pair_table`."""
+    return {
+        **{name: row[name] for name in ("pair_id", "rank", "zero_norm")},
+        **{name: finite(row[name]) for name in ("score", "cosine")},
+        "source": short(row["source"], NAME),
+    }
 
 
 def generators(row: Mapping[str, Any]) -> str:

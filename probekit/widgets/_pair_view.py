@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from probekit.widgets._pair_table import NAME, finite, short
+from probekit.widgets._pair_table import NAME, facts, short
 from probekit.widgets._token_scores import REPLIES, shaded_replies
 from probekit.widgets._word_marks import marked_replies, plain_pieces
 
@@ -22,12 +22,7 @@ def pair_view(row: Mapping[str, Any], tokens: pl.DataFrame | None) -> dict[str, 
     shaded, strongest = ([None, None], "") if spans is None else shaded_replies(replies, spans)
     counts = zip((marked.chosen, marked.rejected), marked.counts, shaded, strict=True)
     return {
-        "pair_id": row["pair_id"],
-        "rank": row["rank"],
-        "score": finite(row["score"]),
-        "cosine": finite(row["cosine"]),
-        "zero_norm": row["zero_norm"],
-        "source": short(row["source"], NAME),
+        **facts(row),
         "prompt": [
             [short(turn["role"], NAME), plain_pieces([[turn["content"][:SHOWN], ""]]), _rest(turn["content"])]
             for turn in row["prompt"]
