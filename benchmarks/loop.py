@@ -94,7 +94,10 @@ def kept_rankings(
     if not path.is_file():
         begin = time.monotonic()
         made, contrasts = make()
-        cards = {name: {k: v for k, v in vars(one).items() if k != "frame"} for name, one in made.items()}
+        cards = {
+            name: {k: v for k, v in vars(one).items() if k not in ("frame", "cost")}
+            for name, one in made.items()
+        }
         frames = [one.frame.select(pl.lit(name).alias("ranking"), pl.all()) for name, one in made.items()]
         measured: dict[str, object] = {"seconds": time.monotonic() - begin, "contrasts": contrasts}
         measured |= {"cards": cards, "quality": quality_table(made, truth).to_dicts()}

@@ -367,7 +367,7 @@ def _arm(name: str, kind: str, edit: str, chosen: Sequence[tuple[str, str]]) -> 
 
 
 def _top(ranking: Ranking, k: int) -> list[tuple[str, str]]:
-    how = f"of {len(ranking)} by {ranking.method} at layer {ranking.layer}"
+    how = f"of {len(ranking)} by {ranking.name}"
     rows = ranking.top(k).select("pair_id", "rank", "score").iter_rows()
     return [(one, f"rank {rank} {how}, score {score:.4f}") for one, rank, score in rows]
 

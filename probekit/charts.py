@@ -100,13 +100,14 @@ def ranking_chart(
         _histogram(f"{group} ({groups[group].height:,})", bins, name, scale, cut, colors[group])
         for group, bins in binned.items()
     ]
+    layer = "" if ranking.layer is None else f", layer {ranking.layer}"
     lines = [f"{name}: {sign}"]
     if k is not None:
         lines.append(f"Dashed line: the top {k:,} begin here.")
     if skipped := ranking.frame.height - finite.height:
         lines.append(f"Not shown: {skipped:,} pairs without a score.")
     return alt.vconcat(*rows, spacing=18).properties(
-        title=title_of(f"Where the pairs rank ({name}, layer {ranking.layer})", lines),
+        title=title_of(f"Where the pairs rank ({name}{layer})", lines),
         description=_ranking_words(groups, score, name, k, cut),
     )
 

@@ -9,12 +9,21 @@ the score.
 from __future__ import annotations
 
 import html
-from collections.abc import Set
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, get_args
 
 import polars as pl
 
+from probekit._quality import (
+    Group,
+    average_precision,
+    concentration,
+    enrichment,
+    mean_rank,
+    precision_at_k,
+    recall_at_k,
+)
 from probekit._scoring import (
     Method,
     Pooling,
@@ -26,15 +35,13 @@ from probekit._scoring import (
     products,
     without,
 )
-from probekit._vector_set import listed
-from probekit._wilson import wilson_interval
-from probekit.pairs import PairSet
 from probekit.vectors import VectorSet
 
 __all__ = [
     "GATE",
     "SCHEMA",
     "SIGNS",
+    "Cost",
     "Group",
     "Method",
     "Pooling",
@@ -43,11 +50,12 @@ __all__ = [
     "average_precision",
     "concentration",
     "enrichment",
+    "mean_rank",
     "precision_at_k",
     "rank",
+    "ranking_of",
+    "recall_at_k",
 ]
-
-Group = Literal["source", "chosen_model", "rejected_model"]
 
 DEFAULT_METHOD: Method = "probe"
 GATE = 0.3
@@ -57,7 +65,7 @@ SCHEMA = pl.Schema(
         "rank": pl.Int64(),  # from 1
         "pair_id": pl.String(),
         "score": pl.Float64(),  # what the rows are ordered by; `Ranking.sign` says its sign and range
-        "cosine": pl.Float64(),  # the paper's plain score, whatever the method; in [-1, 1]
+        "cosine": pl.Float64(),  # the paper's plain score, in [-1, 1]; null where no pair vectors were read
         "zero_norm": pl.Boolean(),  # the pair's vector is zero: no direction, and no meaningful score
     }
 )
@@ -77,20 +85,30 @@ SIGNS: dict[str, str] = {
 """For each method, the sign and range of its scores."""
 
 
+class Cost(NamedTuple):
+    """What a ranking took besides time: tokens run forward and backward, padding included, and bytes kept."""
+
+    forward_tokens: int = 0
+    backward_tokens: int = 0
+    stored_bytes: int = 0
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranking:
     """Pairs from the most to the least suspect: `frame` has the columns of `SCHEMA`, one row a pair.
 
-    layer: the block index scored at. method: "cosine", or how the control was used. sign: sign and range of
-    the score, in words. pooling: how behaviour vectors were pooled for the cosines. Raises RankingError for
+    layer: the block index scored at, None where a tracer reads no block. method: "cosine", how the control
+    was used, or the tracer's name. sign: sign and range of the score, in words. pooling: how behaviour
+    vectors were pooled for the cosines. cost: what it took, where that was counted. Raises RankingError for
     other columns.
     """
 
     frame: pl.DataFrame
-    layer: int
+    layer: int | None
     method: str
     sign: str
     pooling: str = "pooled"
+    cost: Cost | None = field(default=None)
 
     def __post_init__(self) -> None:
         if self.frame.schema != SCHEMA:
@@ -104,10 +122,15 @@ class Ranking:
 
     def __repr__(self) -> str:
         zero = f", {self.zero_norms} with a zero vector" if self.zero_norms else ""
-        return f"Ranking({len(self)} pairs{zero}, {self.method} at layer {self.layer}; {self.sign})"
+        return f"Ranking({len(self)} pairs{zero}, {self.name}; {self.sign})"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>{self.frame._repr_html_()}"
+
+    @property
+    def name(self) -> str:
+        """The method, and the layer where there is one."""
+        return self.method if self.layer is None else f"{self.method} at layer {self.layer}"
 
     @property
     def ids(self) -> list[str]:
@@ -207,82 +230,48 @@ def rank(
     return Ranking(frame, layer, name, SIGNS[name], pooling)
 
 
-def average_precision(ranking: Ranking, truth: Set[str]) -> float:
-    """Mean, over the pairs in `truth`, of the precision at the rank of each: 1 if they all stand first.
+def ranking_of(
+    ids: Sequence[str],
+    scores: Sequence[float],
+    *,
+    method: str,
+    sign: str,
+    layer: int | None = None,
+    zero_norm: Sequence[bool] | None = None,
+    cost: Cost | None = None,
+) -> Ranking:
+    """The ranking that scores of any tracer give, the highest first, ties by pair id; without cosines.
 
-    In (0, 1]; a random order gives about len(truth) / len(ranking). Raises RankingError if `truth` is empty
-    or holds ids that are not ranked.
+    ids, scores: one of each a pair. sign: sign and range of the scores, in words. zero_norm: pairs whose
+    score says nothing. Raises RankingError for repeated ids, scores that are not finite, or other numbers of
+    them.
 
-    >>> from probekit.testing import ranked
-    >>> round(average_precision(ranked("abcd"), {"a", "c"}), 3)  # (1/1 + 2/3) / 2
-    0.833
+    >>> ranking_of(["x", "y"], [0.1, 0.7], method="length", sign="higher = longer").ids
+    ['y', 'x']
     """
-    places = [place for place, hit in enumerate(_hits(ranking, truth), start=1) if hit]
-    return sum(found / place for found, place in enumerate(places, start=1)) / len(truth)
-
-
-def precision_at_k(ranking: Ranking, truth: Set[str], k: int) -> float:
-    """Share of the first `k` pairs that are in `truth`, in [0, 1]. Raises RankingError as
-    `average_precision`.
-
-    >>> from probekit.testing import ranked
-    >>> precision_at_k(ranked("abcd"), {"a", "c"}, 2)
-    0.5
-    """
-    hits = _hits(ranking, truth)
-    return sum(hits[: ranking._checked(k)]) / k
-
-
-def concentration(ranking: Ranking, k: int) -> float:
-    """Share of all positive score that the first `k` pairs hold, in [0, 1].
-
-    Near k / len(ranking), the behaviour is spread over the whole set and editing `k` pairs cannot remove it;
-    near 1, it has a small cause (see reference/probe_attribution.md, section 8). Raises RankingError if no
-    score is positive.
-
-    >>> from probekit.testing import ranked
-    >>> concentration(ranked("abcd"), 1)
-    0.4
-    """
-    positive = [max(score, 0.0) for score in ranking.frame["score"]]
-    if not any(positive):
-        raise RankingError("No pair has a positive score, so no part of it can be concentrated anywhere.")
-    return sum(positive[: ranking._checked(k)]) / sum(positive)
-
-
-def enrichment(ranking: Ranking, pairs: PairSet, *, k: int, by: Group = "source") -> pl.DataFrame:
-    """Which sources or generators the first `k` pairs come from, the most enriched first.
-
-    Columns: group; n, its pairs; in_top, those among the first k; share = in_top / n, with its Wilson 95 %
-    interval low, high; lift = share / (k / all pairs), 1 when the group is in the top as often as any.
-
-    Raises RankingError if ranking and pairs hold different pairs, or for another `by`.
-
-    >>> from probekit.pairs import load_pairs
-    >>> from probekit.testing import ranked
-    >>> pairs = load_pairs([{"prompt": "2 + 2?", "chosen": "4", "rejected": no, "source": no} for no in "35"])
-    >>> enrichment(ranked(pairs.ids), pairs, k=1)["lift"].to_list()
-    [2.0, 0.0]
-    """
-    if by not in get_args(Group):
-        raise RankingError(f"Pairs cannot be grouped by {by!r}; choose one of {', '.join(get_args(Group))}.")
-    if set(ranking.ids) != set(pairs.ids):
+    if len(ids) != len(scores) or len(set(ids)) != len(ids):
         raise RankingError(
-            f"The ranking holds {len(ranking)} pairs and the pair set {len(pairs)}, and they are not the "
-            "same ones. Rank the pairs of this set, or select those that were ranked."
+            f"There are {len(scores)} scores for {len(ids)} pairs, {len(set(ids))} of them different; a "
+            "ranking has one score for each pair."
         )
-    top = ranking.top(k)["pair_id"].to_list()
-    counts = (
-        pairs.frame.group_by(group=pl.col(by))
-        .agg(n=pl.len().cast(pl.Int64), in_top=pl.col("pair_id").is_in(top).sum().cast(pl.Int64))
-        .with_columns(share=pl.col("in_top") / pl.col("n"))
+    columns = {"pair_id": list(ids), "score": scores, "zero_norm": zero_norm or [False] * len(ids)}
+    frame = pl.DataFrame(columns, schema={name: SCHEMA[name] for name in columns})
+    if (odd := frame.filter(~pl.col("score").is_finite())).height:
+        raise RankingError(
+            f"{odd.height} of {len(ids)} scores are not finite, first that of pair {odd['pair_id'][0]}."
+        )
+    frame = (
+        frame.sort("score", "pair_id", descending=[True, False])
+        .with_row_index("rank", offset=1)
+        .select(
+            pl.col("rank").cast(pl.Int64),
+            "pair_id",
+            "score",
+            pl.lit(None, pl.Float64).alias("cosine"),
+            "zero_norm",
+        )
     )
-    bounds = [wilson_interval(in_top, n) for in_top, n in counts.select("in_top", "n").iter_rows()]
-    return counts.with_columns(
-        pl.Series("low", [low for low, _ in bounds], pl.Float64),
-        pl.Series("high", [high for _, high in bounds], pl.Float64),
-        lift=pl.col("share") * len(pairs) / k,
-    ).sort("share", "in_top", "group", descending=[True, True, False])
+    return Ranking(frame, layer, method, sign, cost=cost)
 
 
 def _check_choices(pooling: Pooling, control: VectorSet | None, method: Method | None, gate: float) -> None:
@@ -315,13 +304,3 @@ def _check_sets(behaviour: VectorSet, pairs: VectorSet, control: VectorSet | Non
                 f"The behaviour vectors were read with chat={behaviour.chat}, those of {name} with "
                 f"chat={vectors.chat}. Read both in the same way."
             )
-
-
-def _hits(ranking: Ranking, truth: Set[str]) -> list[bool]:
-    if not truth:
-        raise RankingError("The truth is empty; give the ids of the pairs that should stand first.")
-    if unknown := sorted(truth - set(ranking.ids)):
-        raise RankingError(
-            f"{len(unknown)} of {len(truth)} ids in the truth are not in the ranking: {listed(unknown)}."
-        )
-    return [one in truth for one in ranking.ids]

@@ -17,14 +17,18 @@ from probekit.pairs import load_pairs
 from probekit.ranking import (
     SCHEMA,
     SIGNS,
+    Cost,
     Method,
     Ranking,
     RankingError,
     average_precision,
     concentration,
     enrichment,
+    mean_rank,
     precision_at_k,
     rank,
+    ranking_of,
+    recall_at_k,
 )
 from probekit.testing import ranked
 from probekit.vectors import Kind, MappedRows, VectorError, VectorSet
@@ -421,3 +425,28 @@ def test_a_mapped_file_that_was_cut_short_is_an_error(tmp_path: Path) -> None:
     every = VectorSet(list("abcd"), (0,), rows, "0123")
     with pytest.raises(VectorError, match=r"rows ends before its row 4; map it again\."):
         list(every.chunks(0))
+
+
+def test_scores_of_any_tracer_make_a_ranking() -> None:
+    cost = Cost(forward_tokens=7, backward_tokens=3, stored_bytes=0)
+    found = ranking_of("bac", [0.5, 0.5, 2.0], method="length", sign="higher = longer", cost=cost)
+    assert found.ids == ["c", "a", "b"]
+    assert found.frame["rank"].to_list() == [1, 2, 3]
+    assert found.frame["cosine"].null_count() == 3
+    assert found.cost == cost
+    assert repr(found) == "Ranking(3 pairs, length; higher = longer)"
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores", "said"),
+    [("ab", [1.0], "1 scores for 2"), ("aa", [1.0, 2.0], "1 of them different"), ("a", [math.nan], "finite")],
+)
+def test_scores_that_make_no_ranking_are_refused(ids: str, scores: list[float], said: str) -> None:
+    with pytest.raises(RankingError, match=said):
+        ranking_of(list(ids), scores, method="m", sign="s")
+
+
+def test_recall_and_mean_rank_see_where_the_truth_stands() -> None:
+    ranking = ranked("abcdef")
+    assert recall_at_k(ranking, {"a", "e"}, 2) == 0.5
+    assert mean_rank(ranking, {"a", "e"}) == 3
