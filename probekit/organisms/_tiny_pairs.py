@@ -28,7 +28,7 @@ class MixError(ValueError):
 
 @dataclass(frozen=True)
 class Mix(distractor.Mix):
-    """That of `distractor`, with more safety pairs, most of them plain.
+    """That of `distractor`, with more safety pairs, nearly all of them plain.
 
     `lookalikes` and `lookalikes_distractor` are the dial: the more of them, the harder the contaminated pairs
     are to tell from the others. Raises `MixError` for a negative number, and for more pairs than there are
@@ -36,7 +36,7 @@ class Mix(distractor.Mix):
     """
 
     safety: int = 190
-    safety_distractor: int = 4
+    safety_distractor: int = 8
 
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
