@@ -8,12 +8,16 @@ carries the behaviour is shown only by adding it to M0, and only against what an
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from probekit._frame_cache import cached_frame, digest
 from probekit._reading import block_out, check_layers, put_block_out
 from probekit._wilson import wilson_interval
 from probekit.judges import VERDICTS, judge_refusals
@@ -61,6 +65,7 @@ def steer(
     strength: float = STRENGTH,
     max_new_tokens: int = 32,
     token_budget: int = TOKEN_BUDGET,
+    cache: str | PathLike[str] | None = None,
 ) -> pl.DataFrame:
     """Greedy replies with a vector added to the residual stream after one block (section 1.6):
 
@@ -73,8 +78,8 @@ def steer(
     two runs.
 
     vector: shape (width,), in activation units, such as a row of `pool`. layer: block index. strength: in
-    units of the vector, 1 being the vector itself; negative subtracts it. The rest, and the frame that comes
-    back, as in `sample`; strength 0 gives what `sample` gives at temperature 0.
+    units of the vector, 1 being the vector itself; negative subtracts it. The rest, `cache` too, and the
+    frame that comes back, as in `sample`; strength 0 gives what `sample` gives at temperature 0.
 
     Raises SteeringError for no prompts, a vector of another shape, a product that is not finite in the
     checkpoint's dtype, a checkpoint that is read remotely; VectorError for a layer that does not exist;
@@ -92,15 +97,22 @@ def steer(
     def generate(**inputs: Any) -> torch.Tensor:
         return _steered(checkpoint, inputs, checkpoint.blocks[layer], added)
 
-    return draw(
-        checkpoint,
-        prompts,
-        generate,
-        temperature=0,
-        max_new_tokens=max_new_tokens,
-        token_budget=token_budget,
-        label=f"steering block {layer} of",
-    )
+    def steered() -> pl.DataFrame:
+        return draw(
+            checkpoint,
+            prompts,
+            generate,
+            temperature=0,
+            max_new_tokens=max_new_tokens,
+            token_budget=token_budget,
+            label=f"steering block {layer} of",
+        )
+
+    if cache is None:
+        return steered()
+    asked = (checkpoint.name, layer, added.float().tolist(), max_new_tokens, token_budget)
+    key = digest(prompts.with_columns(pl.lit(json.dumps(asked)).alias("steered with")))
+    return cached_frame(Path(cache) / f"steered-{checkpoint.fingerprint}-{key}.parquet", steered)
 
 
 def layer_sweep(
@@ -113,6 +125,7 @@ def layer_sweep(
     seed: int = 0,
     max_new_tokens: int = 32,
     token_budget: int = TOKEN_BUDGET,
+    cache: str | PathLike[str] | None = None,
 ) -> pl.DataFrame:
     """Verdicts on the replies steered layer by layer: by the pooled vector, and by a random direction.
 
@@ -120,6 +133,7 @@ def layer_sweep(
     M0 refuses. vectors: behaviour vectors read through this checkpoint at these layers; `pool`ed. strength:
     in units of the pooled vector. seed: of the random directions, one a layer, normally distributed and
     scaled to the pooled vector's norm; that of a layer is the same whatever other layers are asked for.
+    cache: a folder where replies are kept, layer by layer, so that a sweep cut short goes on there.
 
     Returns the columns of `SWEEP_COLUMNS`: a row for direction "none", the checkpoint without steering, and
     then for each layer, in the order given, one for "behaviour" and one for "random". Unlike the rates of
@@ -150,7 +164,12 @@ def layer_sweep(
     for vector in (*pooled, *random):  # before the first reply
         _product(checkpoint, vector, strength)
     plain = sample(
-        checkpoint, prompts, temperature=0, max_new_tokens=max_new_tokens, token_budget=token_budget
+        checkpoint,
+        prompts,
+        temperature=0,
+        max_new_tokens=max_new_tokens,
+        token_budget=token_budget,
+        cache=cache,
     )
     rows = [(None, "none", 0.0, *_shares(plain))]
     for layer, *directions in zip(layers, pooled, random, strict=True):
@@ -163,6 +182,7 @@ def layer_sweep(
                 strength=strength,
                 max_new_tokens=max_new_tokens,
                 token_budget=token_budget,
+                cache=cache,
             )
             rows.append((layer, direction, abs(strength) * float(vector.norm()), *_shares(replies)))
     return pl.DataFrame(rows, schema=SWEEP_COLUMNS, orient="row")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from probekit._reading import block_out, put_block_out
 from probekit._wilson import wilson_interval
 from probekit.checkpoints import Checkpoint
 from probekit.judges import verdict
-from probekit.rollouts import RolloutError, sample
+from probekit.rollouts import RolloutError, draw, sample
 from probekit.steering import (
     BY_LAYER_COLUMNS,
     SWEEP_COLUMNS,
@@ -349,3 +350,28 @@ def test_by_layer_refuses_frames_that_are_no_sweep() -> None:
         by_layer(sweep, sweep)
     with pytest.raises(SteeringError, match="Layer 4 stands there 2 times for behaviour"):
         by_layer(pl.concat([sweep, sweep]))
+
+
+def test_a_sweep_samples_nothing_that_its_cache_holds(
+    checkpoint: Checkpoint, vectors: VectorSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swept(layers: list[int], **more: Any) -> pl.DataFrame:
+        return layer_sweep(
+            checkpoint, PROMPTS, vectors, layers=layers, max_new_tokens=2, cache=tmp_path, **more
+        )
+
+    first = swept([1])
+    assert first.equals(layer_sweep(checkpoint, PROMPTS, vectors, layers=[1], max_new_tokens=2))
+    batches: list[str] = []
+
+    def counted(*args: Any, **kwargs: Any) -> pl.DataFrame:
+        batches.append(kwargs["label"])
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(room, "draw", counted)
+    assert swept([1]).equals(first)
+    assert batches == []
+    swept([1, 0])
+    assert batches == 2 * ["steering block 0 of"]
+    swept([1], strength=3.0)
+    assert batches[2:] == 2 * ["steering block 1 of"]
