@@ -1,0 +1,97 @@
+"""Rankings of a contest: each tracer's scores, how good they are and what they took; one file an organism."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from benchmarks.contest_files import PACKED, of
+from benchmarks.contestants import Entry, Tracer, tracers
+from probekit.experiments import read_result, write_result
+from probekit.ranking import (
+    Ranking,
+    average_precision,
+    mean_rank,
+    precision_at_k,
+    ranking_of,
+    recall_at_k,
+)
+
+DRAWS = 40
+CHEAP = 10.0  # seconds of a ranking that is made anew for each draw
+UNASKED = ("chance", "length", "judge")  # these look at no query, or at its length alone
+
+
+def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:
+    """Each tracer's ranking: those kept in benchmarks/contest/; with `make`, the others too, which are kept."""
+    content = kept(entry)
+    path, about = place(entry), content["about"]
+    table = pl.DataFrame(content["rows"], schema=content["columns"], orient="row")
+    for name, rank in tracers(entry).items() if make else ():
+        if name not in content["tracers"]:
+            print(f"{entry.name}: ranking by {name}", flush=True)
+            begin = time.perf_counter()
+            found = rank(entry.surfaced.contrasts)
+            seconds = time.perf_counter() - begin
+            content["tracers"][name] = {"seconds": seconds, **card(name, found, entry, rank, seconds)}
+            scores = found.frame.select("pair_id", pl.col("score").alias(name))
+            table = table.join(scores, on="pair_id", maintain_order="left")
+            write_result(path, about, table, tracers=content["tracers"])
+    return {
+        name: ranking_of(table["pair_id"].to_list(), table[name].to_list(), method=name, sign=one["sign"])
+        for name, one in content["tracers"].items()
+    }
+
+
+def place(entry: Entry) -> Path:
+    """The file of an organism's rankings."""
+    return PACKED / f"{entry.name}.rankings.json"
+
+
+def kept(entry: Entry) -> dict[str, Any]:
+    """The content of that file, or what it begins with."""
+    about = {"of": of(entry.experiment), "layer": entry.layer, "draws": DRAWS}
+    if place(entry).is_file():
+        return read_result(place(entry), about)
+    ids = sorted(entry.experiment.pairs.ids)
+    return {"about": about, "tracers": {}, "columns": ["pair_id"], "rows": [(one,) for one in ids]}
+
+
+def card(name: str, found: Ranking, entry: Entry, rank: Tracer, seconds: float) -> dict[str, Any]:
+    """What is measured of a ranking."""
+    truth, k = entry.organism.truth, entry.k
+    low, high = (None, None) if name in UNASKED else spread(found, entry, rank, seconds)
+    return {
+        "method": found.name, "sign": found.sign, "k": k, "pairs": len(found),
+        "cost": None if found.cost is None else found.cost._asdict(),
+        "prompts": entry.surfaced.contrasts["prompt_id"].n_unique(),
+        "average_precision": average_precision(found, truth), "low": low, "high": high,
+        "precision_at_k": precision_at_k(found, truth, k),
+        "recall_at_2k": recall_at_k(found, truth, min(2 * k, len(found))),
+        "mean_rank": mean_rank(found, truth),
+    }  # fmt: skip
+
+
+def spread(
+    found: Ranking, entry: Entry, rank: Tracer, seconds: float
+) -> tuple[float | None, float | None]:
+    """The 95 % interval of the average precision over the prompts that were asked.
+
+    From rankings by random halves of them, drawn without replacement, which vary as those of a bootstrap over
+    all do. A tracer that scores pair by query is not run again, another one only if it is quick.
+    """
+    queries, drawn = entry.surfaced.contrasts, list[float]()
+    prompts = sorted(set(queries["prompt_id"]))
+    if found.by_query is None and seconds > CHEAP:
+        return None, None
+    for draw in range(DRAWS):
+        half = random.Random(f"contest-draw-{draw}").sample(prompts, len(prompts) // 2)
+        asked = queries["prompt_id"].is_in(half)
+        some = rank(queries.filter(asked)) if found.by_query is None else found.of_queries(asked.to_list())
+        drawn.append(average_precision(some, entry.organism.truth))
+    ordered = sorted(drawn)
+    return ordered[round(0.025 * (DRAWS - 1))], ordered[round(0.975 * (DRAWS - 1))]

@@ -1,0 +1,124 @@
+"""The contest's figures, from rankings and finished arms: quality, cost, effects, the datamodelling score."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from benchmarks import contest_files as files
+from benchmarks import loop, notebooks
+from benchmarks.contest_rankings import kept
+from benchmarks.contestants import Entry
+from probekit import arms, effects
+from probekit.experiments import ledger_hash
+from probekit.figures import Figure
+from probekit.ranking import Ranking
+
+FIGURES = loop.ROOT / "benchmarks" / "contest.json"
+BOOT = 1000
+
+
+def write(entry: Entry, ranked: Mapping[str, Ranking], jobs: Mapping[tuple[str, int], arms.Arm]) -> None:
+    """Put this organism's figures into benchmarks/contest.json, beside those of the others."""
+    found = [*of_rankings(entry)]
+    judged = named(entry, jobs)
+    if judged.height:
+        found += of_arms(entry, judged)
+        found += datamodelling(entry, ranked, jobs, judged)
+    notebooks.keep(FIGURES, found, command="make contest")
+
+
+def of_rankings(entry: Entry) -> list[Figure]:
+    """Quality and cost of each ranking."""
+    found = []
+    for tracer, one in kept(entry)["tracers"].items():
+        at = f"{entry.name}.{tracer}"
+        ends = {"low": one["low"], "high": one["high"], "n": one["prompts"]}
+        found.append(Figure(f"ap.{at}", one["average_precision"], **ends))
+        for name in ("precision_at_k", "recall_at_2k", "mean_rank"):
+            found.append(Figure(f"{name}.{at}", one[name], n=one["k"]))
+        found.append(Figure(f"seconds.{at}", one["seconds"], n=one["pairs"], unit="s"))
+        for name, number in (one["cost"] or {}).items():
+            found.append(Figure(f"{name}.{at}", number, n=one["pairs"]))
+    return found
+
+
+def named(entry: Entry, jobs: Mapping[tuple[str, int], arms.Arm]) -> pl.DataFrame:
+    """The judged rows of all finished arms under each name that an arm has."""
+    keys = [(name, files.ARM + ledger_hash(arm), seed) for (name, seed), arm in jobs.items()]
+    names = pl.DataFrame(keys, schema={"name": pl.String, "arm": pl.String, "seed": pl.Int64}, orient="row")
+    judged = files.judged(entry.name, entry.experiment)
+    joined = names.join(judged, on=["arm", "seed"], maintain_order="left_right")
+    return joined.drop("arm").rename({"name": "arm"})
+
+
+def of_arms(entry: Entry, judged: pl.DataFrame) -> list[Figure]:
+    """Rate of the habit in each arm, and its reduction against the random arm of the same edit."""
+    found = []
+    for edit in ("filter", "swap"):
+        rows = judged.filter(pl.col("arm").str.ends_with(edit) | (pl.col("arm") == "baseline"))
+        random_arm = f"random {edit}"
+        if random_arm not in set(rows["arm"]):
+            continue
+        table = effects.effect_table(rows, metric=entry.metric, against=random_arm)
+        for row in table.iter_rows(named=True):
+            arm = row["arm"].removesuffix(f" {edit}").removesuffix(" stratified")
+            matched = ".matched" if "stratified" in row["arm"] else ""
+            at, n = f"{entry.name}.{arm}{matched}", row["seeds"]
+            rate = Figure(f"rate.{edit}.{at}", row["rate"], low=row["low"], high=row["high"], n=n)
+            found.append(rate)
+            if row["reduction"] is not None and row["arm"] not in ("baseline", random_arm):
+                ends = {"low": row["reduction_low"], "high": row["reduction_high"], "n": n}
+                found.append(Figure(f"effect.{edit}.{at}", row["reduction"], **ends))
+    return found
+
+
+def datamodelling(
+    entry: Entry,
+    ranked: Mapping[str, Ranking],
+    jobs: Mapping[tuple[str, int], arms.Arm],
+    judged: pl.DataFrame,
+) -> list[Figure]:
+    """Linear datamodelling score: Spearman between the summed scores of a half and the rate it gives.
+
+    The rate of a half is the mean over its seeds; intervals are a bootstrap over halves.
+    """
+    rows = judged.filter(pl.col("arm").str.starts_with("half "))
+    if rows["arm"].n_unique() < 10:
+        return []
+    table = effects.effect_table(rows, metric=entry.metric, against=None, boot=1)
+    rates = dict(table.select("arm", "rate").iter_rows())
+    found = []
+    for tracer, ranking in ranked.items():
+        scores = dict(ranking.frame.select("pair_id", "score").iter_rows())
+        whole = sum(scores.values())
+        sums = [whole - sum(scores[one] for one in jobs[half, 0].dropped) for half in rates]
+        given = list(rates.values())
+        drawn = sorted(
+            spearman([sums[at] for at in some], [given[at] for at in some])
+            for some in _draws(len(given))
+        )
+        ends = {"low": drawn[round(0.025 * (BOOT - 1))], "high": drawn[round(0.975 * (BOOT - 1))]}
+        name = f"lds.{tracer}" if entry.name == "tiny" else f"lds.{entry.name}.{tracer}"
+        found.append(Figure(name, spearman(sums, given), **ends, n=len(given)))
+    return found
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Rank correlation, ties sharing their rank; 0 where one side is constant.
+
+    >>> spearman([1, 2, 3], [10, 30, 20])
+    0.5
+    """
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return 0.0
+    ranks = [pl.Series(side).rank().to_list() for side in (first, second)]
+    return statistics.correlation(*ranks)
+
+
+def _draws(n: int) -> list[list[int]]:
+    rng = random.Random("contest-halves")
+    return [[rng.randrange(n) for _ in range(n)] for _ in range(BOOT)]
