@@ -134,7 +134,8 @@ def test_a_verdict_is_corrected_by_hand_and_arrives_in_python(lab: Lab, look: Lo
 
 
 def test_a_hundred_thousand_pairs_are_paged_filtered_and_marked(lab: Lab, home: Path, look: Look) -> None:
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(MANY)])
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(MANY)], metadata=kernel)
     nbformat.write(book, home / "notebooks" / "many.ipynb")
     with lab.opened("many.ipynb") as notebook:
         assert notebook.run_all() == []
