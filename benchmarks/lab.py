@@ -91,6 +91,8 @@ class Notebook:
         self.page.evaluate(change, f"JupyterLab {name.capitalize()}")
         light = "true" if name == "light" else "false"
         self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{light}'")
+        # until the theme has come Lab hides the page behind a picture of its own
+        self.page.wait_for_function("!document.querySelector('#jupyterlab-splash')")
 
     def picture(self, name: str) -> None:
         """Keep what is seen as runs/browser/<name>.png."""
