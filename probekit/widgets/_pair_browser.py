@@ -83,7 +83,7 @@ class PairBrowser(StaticTwin, anywidget.AnyWidget):
         check_page_size(page_size)
         self._table = pair_table(ranking, pairs)
         self._tokens = None if tokens is None else checked_tokens(tokens, self._table)
-        self._name = f"{len(ranking)} pairs by {ranking.name}"
+        self._name = f"{len(ranking):,} pairs by {ranking.name}"
         self._sign = ranking.sign
         self._page_size = page_size
         self._filter, self._page, self._request, self._problem = Filter(), 0, 0, ""
