@@ -167,8 +167,8 @@ def _ranking(pairs: PairSet, found: Sequence[float | None], *, tokens: int) -> R
     judged = [one for one in found if one is not None]
     if not judged:
         raise RivalError(
-            f"The judge gave no score for both replies of any of the {len(pairs)} pairs. Ask it by hand: does "
-            "it answer with one number from 0 to 100?"
+            f"The judge gave no two scores for any of the {len(pairs)} pairs. Ask it by hand: does it answer "
+            "with one number from 0 to 100?"
         )
     sign, middle, missing = SIGN, statistics.median(judged), len(found) - len(judged)
     if missing:
