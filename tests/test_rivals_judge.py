@@ -1,4 +1,4 @@
-"""The judge: a checkpoint that reads yes or no, or a service that gives numbers, fails, and is never trusted."""
+"""The judge: a checkpoint that says yes or no, or a service that gives numbers, and sometimes none."""
 
 from __future__ import annotations
 

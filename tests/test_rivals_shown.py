@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -62,10 +63,11 @@ def test_a_chart_draws_its_scores_and_says_that_there_are_no_cosines() -> None:
         ranking_chart(RANKING, score="cosine")
 
 
-def test_a_report_shows_its_table_and_chart() -> None:
+def test_a_report_shows_its_table_and_chart(tmp_path: Path) -> None:
     top = report.Table(RANKING.top(5), f"Score: {RANKING.sign}.")
     figure = report.Figure(ranking_chart(RANKING), "By the rival.")
-    page = report._page("Rivals", [report.Section("Top", [top, figure])])
+    sections = [report.Section("Top", [top, figure])]
+    page = report.write_report(tmp_path / "report.html", title="Rivals", sections=sections).read_text()
     assert page.count('<span class="unseen">none</span>') >= 5
     assert "&lt;later&gt;" in page
 
