@@ -75,7 +75,7 @@ def ranking_chart(
 
     finite = ranking.frame.filter(pl.col(score).is_finite())
     if not finite.height:
-        raise ChartError("The ranking has no pair with a finite score, so there is nothing to draw.")
+        raise ChartError(f"The ranking has no pair with a finite {score}, so there is nothing to draw.")
     if k is not None and not 1 <= k <= ranking.frame.height:
         raise ChartError(f"k is {k}, but the ranking holds {ranking.frame.height} pairs.")
     if truth is not None and not set(truth) & set(finite["pair_id"]):
