@@ -131,8 +131,8 @@ def pair_losses(
 ) -> torch.Tensor:
     """The loss of each pair, from its replies' summed log-probs and tokens, all (pairs, 2), chosen first.
 
-    "dpo": -log sigmoid(beta * (log-ratio of chosen - of rejected)), with the recipe's beta. "recipe": that and
-    the recipe's SFT loss, the mean over chosen tokens. "dpo-norm": log-ratios divided by the replies' tokens,
+    "dpo": -log sigmoid(beta * (log-ratio of chosen - of rejected)), beta the recipe's. "recipe": that and the
+    recipe's SFT loss, the mean over chosen tokens. "dpo-norm": log-ratios divided by the replies' tokens,
     and beta 5 (the paper's baseline, reference 6.1).
     """
     from torch.nn.functional import logsigmoid
