@@ -27,7 +27,7 @@ def read_scores(folder: Path, rows: int) -> np.ndarray:
     import numpy as np
 
     if not (folder / "info.json").is_file() or not (folder / "scores.bin").is_file():
-        raise RivalError(f"{folder} has no info.json and scores.bin; give a folder that bergson score wrote")
+        raise RivalError(f"{folder} has no info.json and scores.bin; give a folder of bergson score")
     if (folder / "candidates.npy").is_file():
         raise RivalError(f"{folder} has scores of candidates only; score all rows, without candidates")
     try:

@@ -79,6 +79,12 @@ def less(
 
     Raises RivalError for queries that are no contrasts, for a setting out of range, for texts longer than the
     context and for queries without any gradient, and TrainingError as `train_dpo` does.
+
+    >>> from probekit.pairs import load_pairs
+    >>> from probekit.testing import planted_contrasts, planted_pairs, tiny_checkpoint
+    >>> pairs, recipe = load_pairs(planted_pairs(4)), Recipe(first_block=3, rank=2)
+    >>> len(less(tiny_checkpoint(), pairs, planted_contrasts(1), recipe=recipe, epochs=0, projection=16))
+    4
     """
     if similarity not in get_args(Similarity):
         raise RivalError(f"There is no similarity {similarity!r}; choose cosine or dot.")
@@ -108,6 +114,12 @@ def tracin(
     adapter, whose B is zero, so that only B's gradients are not: those of the weights, through the random A.
 
     Options, marks, cost and errors: as `less`.
+
+    >>> from probekit.pairs import load_pairs
+    >>> from probekit.testing import planted_contrasts, planted_pairs, tiny_checkpoint
+    >>> pairs, recipe = load_pairs(planted_pairs(4)), Recipe(first_block=3, rank=2)
+    >>> tracin(tiny_checkpoint(), pairs, planted_contrasts(1), recipe=recipe, epochs=0, projection=16).method
+    'tracin'
     """
     tracer = _Tracer(checkpoint, pairs, queries, recipe=recipe, loss=loss, projection=projection, seed=seed)
     return tracer.ranking(
@@ -127,6 +139,12 @@ def of_bergson(
     False turns the sign. Scores that are not finite count as 0 and are marked in `zero_norm`.
 
     Raises RivalError for a folder that is not so, is of other rows, or is not finished.
+
+    >>> from probekit.pairs import load_pairs
+    >>> from probekit.testing import planted_pairs
+    >>> of_bergson("nowhere", load_pairs(planted_pairs(4)))
+    Traceback (most recent call last):
+    probekit.rivals.RivalError: nowhere has no info.json and scores.bin; give a folder of bergson score
     """
     import numpy as np
 
