@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 Rows = tuple[list[int], "torch.Tensor"]  # places, and a row (of numbers) for each of them
 
-BLOCK = 2**24  # signs in memory at a time, 64 MB in float32
-GATHERED = 2**28  # bytes of rows that are projected at once: the signs are drawn anew for each lot
+BLOCK = 2**21  # signs in memory at a time: 8 MB in float32, which a cache holds
+GATHERED = 2**30  # bytes of rows that are projected at once: the signs are drawn anew for each such lot
 
 
 def projected(rows: Iterator[Rows], dims: int, *, seed: int) -> Iterator[Rows]:
@@ -42,7 +42,7 @@ def _projected(lot: Sequence[Rows], dims: int, seed: int) -> Rows:
     out, step = rows.new_zeros(len(rows), dims), max(1, BLOCK // dims)
     for block, at in enumerate(range(0, rows.shape[1], step)):
         some = rows[:, at : at + step]
-        out += some @ _signs(some.shape[1], dims, seed, block).to(rows.device)
+        out.addmm_(some, _signs(some.shape[1], dims, seed, block).to(rows.device))
     return [place for places, _ in lot for place in places], out / dims**0.5
 
 
