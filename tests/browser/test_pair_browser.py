@@ -10,8 +10,8 @@ from stage import FILES, walk
 
 from probekit.pairs import PairSet, load_pairs
 from probekit.testing import planted_pairs, ranked
+from probekit.tokens import SCHEMA
 from probekit.widgets import PairBrowser
-from probekit.widgets._token_scores import SCHEMA
 
 pytestmark = pytest.mark.browser
 
