@@ -139,24 +139,30 @@ class _Reader(NamedTuple):
     token_budget: int
 
     def signatures(self, texts: Sequence[Text]) -> _Signatures:
-        import torch
         from torch.nn.functional import normalize
+
+        states, gradients, cost = self.parts(texts)
+        return _Signatures(normalize(_joined(states, gradients, self.join), dim=1, eps=1e-300), cost)
+
+    def parts(self, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor, Cost]:
+        """H and g of each text, float64 (texts, width) both; for join="hidden" there is no g: (texts, 0)."""
+        import torch
 
         first = self._rendered(texts, 0)
         if self.join == "hidden":
             states, tokens = _last_states(self.checkpoint, first, [self.layer])
             check_finite(states, [text.name for text in texts])
-            return _Signatures(normalize(states[:, 0].double(), dim=1), Cost(tokens))
+            return states[:, 0].double(), torch.empty(len(texts), 0).double(), Cost(tokens)
         every = first + (self._rendered(texts, 1) if self.loss == "dpo" else [])
         states, gradients = (torch.empty(len(every), self.checkpoint.width).double() for _ in range(2))
         sums, tokens = [0.0] * len(every), 0
         for one in traced(self.checkpoint, every, layer=self.layer, token_budget=self.token_budget):
             states[one.place], gradients[one.place] = one.states[0], one.gradients[0]
             sums[one.place], tokens = one.log_p, tokens + one.tokens
-        check_finite(torch.cat([states, gradients], dim=1), [text.name for text in texts] * 2)
-        loss_gradients, more = self._of_loss(gradients, sums, every)
-        values = _joined(states[: len(texts)], loss_gradients, self.join)
-        return _Signatures(normalize(values, dim=1, eps=1e-300), Cost(tokens + more, tokens))
+        names = [text.name for text in texts] * (len(every) // len(texts))
+        check_finite(torch.cat([states, gradients], dim=1), names)
+        of_loss, more = self._of_loss(gradients, sums, every)
+        return states[: len(texts)], of_loss, Cost(tokens + more, tokens)
 
     def _rendered(self, texts: Sequence[Text], side: int) -> list[Rendered]:
         return [self.checkpoint.render(text.prompt, text.replies[side], chat=self.chat) for text in texts]
@@ -183,8 +189,8 @@ def _joined(states: torch.Tensor, gradients: torch.Tensor, join: Join) -> torch.
     import torch
     from torch.nn.functional import normalize
 
-    if join == "gradient":
-        return gradients
+    if join in ("hidden", "gradient"):
+        return states if join == "hidden" else gradients
     if join == "normalised":
         states, gradients = (normalize(one, dim=1, eps=1e-300) for one in (states, gradients))
     return torch.cat([states, gradients], dim=1)
