@@ -19,7 +19,17 @@ ROOT = Path(__file__).parent.parent
 # its left. The leaves show or check rooms; no room imports them.
 ROOMS = (
     *("sources", "pairs", "prompts", "checkpoints", "packing", "rollouts", "judges", "store", "vectors"),
-    *("ranking", "stability", "clustering", "steering", "arms", "training", "doctor", "experiments"),
+    *(
+        "ranking",
+        "stability",
+        "tokens",
+        "clustering",
+        "steering",
+        "arms",
+        "training",
+        "doctor",
+        "experiments",
+    ),
     *("effects", "rivals", "provenance", "organisms", "presets"),
 )
 LEAVES = ("charts", "widgets", "report", "figures", "testing")
