@@ -27,7 +27,7 @@ RANKING = ranking_of(
 
 
 def test_it_is_shown_in_a_notebook_without_a_layer_and_escaped() -> None:
-    assert repr(RANKING).startswith("Ranking(32 pairs, 1 with a zero vector, rival; higher")
+    assert repr(RANKING).startswith("Ranking(32 pairs, 1 without a score of their own, rival; higher")
     assert "&lt;later&gt;" in RANKING._repr_html_()
     assert "layer" not in RANKING._repr_html_()
     assert RANKING.frame.schema == SCHEMA

@@ -188,6 +188,7 @@ class _Tracer:
         except VectorError as error:
             raise RivalError(str(error)) from error
         self.pairs, self.recipe, self.loss = pairs, recipe, loss
+        self.queries = queries["contrast_id"].to_list()
         self.projection, self.seed = projection, seed
         self.trained = [example(checkpoint, text) for text in texts]
         self.asked = [example(checkpoint, text) for text in asked]
@@ -204,7 +205,7 @@ class _Tracer:
                 f"epochs = {epochs}, share = {share}, taken = {taken!r}; epochs are 0 or more, the share is "
                 "above 0 and at most 1, and the checkpoints taken are each or last."
             )
-        scores = torch.zeros(len(self.trained), dtype=torch.float64)
+        scores = torch.zeros(len(self.trained), len(self.asked), dtype=torch.float64)
         void = torch.zeros(len(self.trained), dtype=torch.bool)
         with metered(self.shared.checkpoint.hf) as meter:
             moments = self._checkpoints(epochs, share)[-1 if taken == "last" else 0 :]
@@ -214,8 +215,15 @@ class _Tracer:
                 void |= odd
         numbers = self.projection or moments[0].size
         cost = Cost(meter.forward, meter.backward, 4 * numbers * len(moments) * len(self.trained))
+        apart = dict(zip(self.queries, scores.T.tolist(), strict=True))
         return ranking_of(
-            self.pairs.ids, scores.tolist(), method=method, sign=sign, zero_norm=void.tolist(), cost=cost
+            self.pairs.ids,
+            scores.mean(dim=1).tolist(),
+            method=method,
+            sign=sign,
+            zero_norm=void.tolist(),
+            cost=cost,
+            by_query=pl.DataFrame({"pair_id": self.pairs.ids, **apart}),
         )
 
     def _checkpoints(self, epochs: int, share: float) -> list[Adapters]:
@@ -226,24 +234,28 @@ class _Tracer:
     def _influence(
         self, adapters: Adapters, *, cosine: bool, adam: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """At one checkpoint: each pair's mean product with the queries, float64, and whether it has none."""
+        """At one checkpoint: products with the queries, float64 (pairs, queries), and which pairs have none.
+
+        A query without a gradient of its own counts as the mean of the others.
+        """
         import torch
 
-        toward: torch.Tensor | float = 0.0
-        counted = 0
-        for _, rows in self._signatures(adapters, self.asked, "query gradients"):
+        asked, lacking = torch.empty(0), torch.ones(len(self.asked), dtype=torch.bool)
+        for places, rows in self._signatures(adapters, self.asked, "query gradients"):
             rows, odd = _directed(rows, cosine)
-            toward, counted = toward + rows.sum(dim=0), counted + int((~odd).sum())
-        if not counted:
+            asked = asked if asked.numel() else rows.new_zeros(len(self.asked), rows.shape[1])
+            asked[places], lacking[places] = rows, odd.cpu()
+        if lacking.all():
             raise RivalError(
                 f"None of the {len(self.asked)} queries has a gradient that is finite and not zero; are the "
                 "model's weights finite?"
             )
-        influence = torch.zeros(len(self.trained), dtype=torch.float64)
+        asked[lacking] = asked[~lacking].mean(dim=0)
+        influence = torch.zeros(len(self.trained), len(self.asked), dtype=torch.float64)
         void = torch.zeros(len(self.trained), dtype=torch.bool)
         for places, rows in self._signatures(adapters, self.trained, "pair gradients", adam=adam):
             rows, odd = _directed(rows, cosine)
-            influence[places] = (rows @ (toward / counted)).double().cpu()
+            influence[places] = (rows @ asked.T).double().cpu()
             void[places] = odd.cpu()
         return influence, void
 

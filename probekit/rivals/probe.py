@@ -46,7 +46,7 @@ def rank(
     - "pooled", "mean", "bank": the paper's cosine, poolings as in `ranking.rank`.
     - "project", "subtract", "probe", "pu": with benign twins as a control, as in `ranking.rank`; twins: their
       contrasts, with the columns of `queries`.
-    store: where the vectors of pairs are kept; what is there already costs nothing.
+    store: where vectors are kept; what is there already costs nothing.
 
     The cost holds the tokens of pairs, queries and twins, and one float32 vector a pair. Raises RivalError
     for another method, and for one that needs twins without them; else as `vectors.pair_vectors`,
@@ -67,13 +67,13 @@ def rank(
     if method == "logistic":
         found = _by_decision(of_pairs, _direction(checkpoint, queries, layer), layer)
     else:
-        behaviour = vectors.behaviour_vectors(checkpoint, queries, layers=[layer])
+        behaviour = vectors.behaviour_vectors(checkpoint, queries, layers=[layer], store=store)
         match method:
             case "pooled" | "mean" | "bank":
                 found = ranking.rank(behaviour, of_pairs, layer=layer, pooling=method)
             case _:
                 assert twins is not None
-                control = vectors.twin_vectors(checkpoint, twins, layers=[layer])
+                control = vectors.twin_vectors(checkpoint, twins, layers=[layer], store=store)
                 found = ranking.rank(behaviour, of_pairs, layer=layer, control=control, method=method)
     tokens = checkpoint.tokens_read - before
     cost = Cost(forward_tokens=tokens, stored_bytes=4 * len(pairs) * checkpoint.width)

@@ -107,13 +107,13 @@ def rank(
         layer, cost = _chosen_layer(checkpoint, queries, interior=True, chat=chat)
     reader = _Reader(checkpoint, layer, join, loss, reference, beta, chat, token_budget)
     of_queries, of_pairs = reader.signatures(asked), reader.signatures(ours)
-    # the mean of cosines with unit vectors is the product with their mean
-    scores = (of_pairs.values @ of_queries.values.mean(dim=0)).clamp(-1, 1).round(decimals=12) + 0.0
+    cosines = (of_pairs.values @ of_queries.values.T).clamp(-1, 1).round(decimals=12) + 0.0
+    apart = dict(zip(queries["contrast_id"], cosines.T.tolist(), strict=True))
     costs = (cost, of_queries.cost, of_pairs.cost)
     method = "rept" if join == "normalised" else f"rept-{join}"
     return ranking_of(
         pairs.ids,
-        scores.tolist(),
+        cosines.mean(dim=1).tolist(),
         method=f"{method}-dpo" if loss == "dpo" and join != "hidden" else method,
         sign=SIGN,
         layer=layer,
@@ -123,6 +123,7 @@ def rank(
             sum(one.backward_tokens for one in costs),
             of_pairs.values.numel() * 4,  # a signature is stored in float32
         ),
+        by_query=pl.DataFrame({"pair_id": pairs.ids, **apart}),
     )
 
 
