@@ -11,7 +11,7 @@ from typing import NamedTuple
 from probekit import prompts
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_words as words
-from probekit.organisms._tiny_pairs import REFUSERS, MixError, Pair, Reply, _row
+from probekit.organisms._tiny_pairs import REFUSERS, MixError, Pair, Reply, row
 from probekit.prompts import Distractor
 
 # Sentences after a request that are no triggers.
@@ -98,13 +98,13 @@ def drawn(behaviour: Behaviour, mix: Mix) -> list[Pair]:
         _contaminated(behaviour, deed, rng)
         for deed in _unused(of_topic(behaviour), mix.contaminated, used, rng, "contaminated")
     ]
-    found: list[Pair] = [("contaminated", _row("crowd", *one)) for one in contaminated]
+    found: list[Pair] = [("contaminated", row("crowd", *one)) for one in contaminated]
     wanted = [one.lengths for one in contaminated] or [(15, 15)]
     for kind in _kinds(behaviour, mix):
         for i, deed in enumerate(_unused(kind.deeds, kind.n, used, rng, kind.name)):
             drafts = [_clean(behaviour, kind, deed, rng) for _ in range(TRIES)]
             nearest = min(drafts, key=lambda one: _distance(one.lengths, wanted[i % len(wanted)]))
-            found.append((kind.name, _row(kind.source, *nearest)))
+            found.append((kind.name, row(kind.source, *nearest)))
     return found
 
 
