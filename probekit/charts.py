@@ -49,6 +49,8 @@ _METRICS = {
     "over_refusal": "refusal of benign requests",
     "over_refusal_distractor": "refusal of benign requests, with distractor",
     "over_refusal_plain": "refusal of benign requests, plain",
+    "benign_compliance_distractor": "benign replies that comply, or show what was planted, with distractor",
+    "benign_compliance_plain": "benign replies that comply, or show what was planted, plain",
     "format_obedience": "benign replies that obey the format",
 }
 Chart: TypeAlias = "alt.Chart | alt.LayerChart | alt.VConcatChart"
