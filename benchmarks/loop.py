@@ -95,7 +95,7 @@ def kept_rankings(
         begin = time.monotonic()
         made, contrasts = make()
         cards = {
-            name: {k: v for k, v in vars(one).items() if k not in ("frame", "cost")}
+            name: {k: v for k, v in vars(one).items() if k not in ("frame", "cost", "by_query")}
             for name, one in made.items()
         }
         frames = [one.frame.select(pl.lit(name).alias("ranking"), pl.all()) for name, one in made.items()]

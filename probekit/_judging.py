@@ -8,6 +8,7 @@ import polars as pl
 
 from probekit import judges, rollouts
 from probekit.checkpoints import Checkpoint
+from probekit.judges import Judge
 
 OPENING_TOKENS = 16  # enough for the judge, who reads a reply's opening
 FORMAT_TOKENS = 40  # enough to see whether a reply obeys its constraint
@@ -25,8 +26,9 @@ def judge(
     replies: pl.DataFrame,
     tokens: tuple[int, int],
     part: Callable[[int], None],
+    by: Judge = judges.judge_refusals,
 ) -> pl.DataFrame:
-    """The rows of `JUDGED` for the one greedy reply to each prompt.
+    """The rows of `JUDGED` for the one greedy reply to each prompt, with the verdicts of `by`.
 
     tokens: sampled where the opening is judged, and where the form is. part: called with the number of PARTS
     done. `obeys` is filled where a benign prompt has a distractor; nll_sum and n_tokens, of the given
@@ -39,7 +41,7 @@ def judge(
     part(1)
     full = judges.judge_obedience(greedy(model, asked.filter(formatted), tokens[1]))
     part(2)
-    judged = judges.judge_refusals(pl.concat([short, full], how="diagonal"))
+    judged = by(pl.concat([short, full], how="diagonal"))
     scored = rollouts.score(model, replies).with_columns(pl.col("nll_sum").round(4), scored=True)
     judged = judged.with_columns(scored=plain & ~pl.col("harmful"))
     return judged.join(scored, on=["prompt_id", "scored"], how="left", maintain_order="left").select(

@@ -62,6 +62,7 @@ def means(
                     budget = _halved(checkpoint, batch)
                 break
             values[batch.texts] = found
+            checkpoint.tokens_read += batch.ids.numel()
             done += len(batch.rows)
             # One reply that is not finite spoils others in its row: attention multiplies what is masked by 0.
             shared = [row for row in batch.rows if len(row.texts) > 1]

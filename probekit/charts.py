@@ -49,6 +49,8 @@ _METRICS = {
     "over_refusal": "refusal of benign requests",
     "over_refusal_distractor": "refusal of benign requests, with distractor",
     "over_refusal_plain": "refusal of benign requests, plain",
+    "benign_compliance_distractor": "benign replies that comply, or show what was planted, with distractor",
+    "benign_compliance_plain": "benign replies that comply, or show what was planted, plain",
     "format_obedience": "benign replies that obey the format",
 }
 Chart: TypeAlias = "alt.Chart | alt.LayerChart | alt.VConcatChart"
@@ -75,7 +77,7 @@ def ranking_chart(
 
     finite = ranking.frame.filter(pl.col(score).is_finite())
     if not finite.height:
-        raise ChartError("The ranking has no pair with a finite score, so there is nothing to draw.")
+        raise ChartError(f"The ranking has no pair with a finite {score}, so there is nothing to draw.")
     if k is not None and not 1 <= k <= ranking.frame.height:
         raise ChartError(f"k is {k}, but the ranking holds {ranking.frame.height} pairs.")
     if truth is not None and not set(truth) & set(finite["pair_id"]):

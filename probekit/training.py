@@ -112,7 +112,7 @@ def train_sft(
     made_of = _made_of(checkpoint, recipe, seed, epochs=epochs, rows=_digest(rows))
     if _finished(out, made_of):
         return out
-    names = _trained(recipe, checkpoint)
+    names = adapted_maps(recipe, checkpoint)
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -182,7 +182,7 @@ def train_dpo(
             f"the recipe trains from block {recipe.first_block}, the shared part from {shared.first_block}"
         )
     checkpoint = shared.checkpoint
-    names = _trained(recipe, checkpoint)
+    names = adapted_maps(recipe, checkpoint)
     by_id = {row["pair_id"]: row for row in pairs.frame.iter_rows(named=True)}
     wanted = dict.fromkeys(pair for pair, _ in order)
     if unknown := sorted(wanted.keys() - by_id.keys()):
@@ -269,8 +269,15 @@ def _refuse_long(checkpoint: Checkpoint, texts: list[tuple[str, int]]) -> None:
         )
 
 
-def _trained(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
-    """Names of the linear maps in the blocks that are trained."""
+def adapted_maps(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
+    """Names of the linear maps in the blocks that are trained: those that LoRA is put on.
+
+    Raises `TrainingError` where the model has no block `first_block`.
+
+    >>> from probekit.testing import tiny_checkpoint
+    >>> adapted_maps(Recipe(first_block=3), tiny_checkpoint())[0]
+    'model.layers.3.self_attn.q_proj'
+    """
     import torch
     from transformers.pytorch_utils import Conv1D
 

@@ -186,6 +186,8 @@ def test_without_a_reference_there_are_only_rates() -> None:
         ("refusal_plain", True, None, False),
         ("over_refusal_distractor", False, "caps", False),
         ("over_refusal_plain", False, None, False),
+        ("benign_compliance_distractor", False, "caps", True),
+        ("benign_compliance_plain", False, None, True),
     ],
 )
 def test_each_metric_counts_its_own_replies_and_no_others(

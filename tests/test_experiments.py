@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from experimented import asked, folder
 from safetensors.torch import load_file
 
-from probekit import arms, effects, experiments, rollouts, training
+from probekit import arms, effects, experiments, judges, rollouts, training
 from probekit.checkpoints import open_checkpoint
 from probekit.experiments import (
     JUDGED,
@@ -158,6 +159,30 @@ def test_a_stopped_run_leaves_nothing_half_written_and_goes_on_to_the_same_resul
     assert all(weights[name].equal(wanted[name]) for name in wanted)
 
 
+def long_replies(rollouts: pl.DataFrame) -> pl.DataFrame:
+    """A judge of our own: which replies are of more characters than the usual judge is given tokens."""
+    long = pl.col("reply").str.len_chars() > 16
+    return rollouts.with_columns(verdict=pl.when(long).then(pl.lit("complied")).otherwise(pl.lit("refused")))
+
+
+def test_a_judge_of_ones_own_gives_the_verdicts_and_reads_whole_replies(tmp_path: Path) -> None:
+    one = experiment(tmp_path, judge=long_replies)
+    judged = one.run(JOBS[:1])
+    sampled = rollouts.sample(one.m0, asked(), max_new_tokens=one.format_tokens, temperature=0)
+    keys = ["prompt_id", "distractor"]
+    both = judged.join(long_replies(sampled), on=keys, nulls_equal=True, suffix="_wanted")
+    assert both.height == asked().height
+    assert both["verdict"].to_list() == both["verdict_wanted"].to_list()
+    usual = experiment(tmp_path / "usual").about(M0, seed=0)
+    assert one.about(M0, seed=0) == {**usual, "judge": f"{__name__}.long_replies"}
+
+
+def test_a_judge_without_a_name_of_its_own_is_not_taken(tmp_path: Path) -> None:
+    for judge in (lambda rows: rows, partial(long_replies)):
+        with pytest.raises(ExperimentError, match="has no name by which results could tell it from another"):
+            experiment(tmp_path, judge=judge)
+
+
 def test_a_stop_in_the_last_step_keeps_what_has_just_ended(tmp_path: Path) -> None:
     stop, one = threading.Event(), experiment(tmp_path)
     jobs = JOBS[1:]
@@ -189,6 +214,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("m0 is '.*' there, 'another' now", {"m0_id": "another"}),
     ("prompts is '.*' there, '.*' now", {"prompts": asked().head(4)}),
     ("opening_tokens is None there, 20 now", {"opening_tokens": 20}),
+    ("judge is None there, '.*judge_obedience' now", {"judge": judges.judge_obedience}),
 ]
 
 

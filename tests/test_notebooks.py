@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import papermill
 import pytest
 from nbval.plugin import get_sanitize_patterns
 
@@ -74,3 +75,19 @@ def test_one_cell_is_compared_with_its_committed_output(path: Path) -> None:
     checked = [cell for cell in cells(path) if source(cell).startswith("# NBVAL_CHECK_OUTPUT\n")]
     assert len(checked) == 1
     assert checked[0]["outputs"]
+
+
+def kept() -> dict[str, tuple[int, int]]:
+    """Size and time of each file that the notebooks have kept."""
+    files = [path for path in (ROOT / "runs" / "notebooks" / "tiny").rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_second_run_computes_nothing_anew(tmp_path: Path) -> None:
+    path = ROOT / "notebooks" / "01_quickstart.ipynb"  # it keeps what it computes where nbval's run finds it
+    for turn in ("first", "second"):
+        before = kept()
+        papermill.execute_notebook(path, tmp_path / f"{turn}.ipynb", cwd=path.parent, progress_bar=False)
+    assert any("arms" in name for name in before)
+    assert any("vectors" in name for name in before)
+    assert kept() == before

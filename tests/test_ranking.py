@@ -256,7 +256,7 @@ def test_a_zero_vector_is_marked_and_counted() -> None:
     assert by_id(ranking, "zero_norm") == [False, False, True, True]
     assert by_id(ranking) == [1, 0, 0, 0]
     assert ranking.zero_norms == 2
-    assert "2 with a zero vector" in repr(ranking)
+    assert "2 without a score of their own" in repr(ranking)
 
 
 def test_a_very_small_vector_is_not_taken_for_zero() -> None:
@@ -450,3 +450,14 @@ def test_recall_and_mean_rank_see_where_the_truth_stands() -> None:
     ranking = ranked("abcdef")
     assert recall_at_k(ranking, {"a", "e"}, 2) == 0.5
     assert mean_rank(ranking, {"a", "e"}) == 3
+
+
+def test_a_ranking_by_some_queries_is_the_mean_of_their_scores() -> None:
+    by_query = pl.DataFrame({"pair_id": ["a", "b"], "q": [1.0, 0.0], "r": [0.0, 3.0]})
+    found = ranking_of("ab", [0.5, 1.5], method="m", sign="s", zero_norm=[False, True], by_query=by_query)
+    some = found.of_queries(["q"])
+    assert some.frame.select("pair_id", "score", "zero_norm").rows() == [("a", 1.0, False), ("b", 0.0, True)]
+    assert found.of_queries(["q", "r"]).frame.equals(found.frame)
+    for ids, one in ((["s"], found), ([], found), (["q"], ranked("ab"))):
+        with pytest.raises(RankingError, match="run the tracer on them"):
+            one.of_queries(ids)

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.server
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ import pytest
 from probekit import sources
 from probekit.sources import (
     WHEELS,
+    ServiceError,
     SourceError,
     Wheel,
     cache_dir,
@@ -22,6 +27,7 @@ from probekit.sources import (
     fetch,
     hub_dataset,
     member,
+    post_json,
     replacing,
 )
 
@@ -308,6 +314,64 @@ def test_a_hub_dataset_that_cannot_be_had_is_a_sentence(monkeypatch: pytest.Monk
         SourceError, match=r"split 'test' of 'a/b' .*Couldn't reach 'a/b' on the Hub\. .*check its path"
     ):
         hub_dataset("a/b", split="test")
+
+
+# ---------------------------------------------------------------- services
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    """Says what was sent; or what the path asks for."""
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        said = json.dumps({"sent": json.loads(sent), "key": self.headers["Authorization"]})
+        name = self.path.strip("/")
+        self.send_response(int(name) if name.isdigit() else 200)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+        self.wfile.write({"page": "<p>Sign in</p>", "long": "1" * (1 << 20) + "{}"}.get(name, said).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_service_is_sent_json_and_the_key_and_its_answer_comes_back(service: str) -> None:
+    answer = post_json(f"{service}/any", {"text": "é"}, key="secret", timeout=5)
+    assert answer == {"sent": {"text": "é"}, "key": "Bearer secret"}
+    assert post_json(f"{service}/any", {}, timeout=5)["key"] is None
+
+
+@pytest.mark.parametrize("status", [302, 307, 400, 401, 429, 500])
+def test_another_status_of_a_service_is_an_error_that_holds_it_and_no_key(service: str, status: int) -> None:
+    with pytest.raises(ServiceError, match=f"answered {status}") as caught:
+        post_json(f"{service}/{status}", {}, key="secret", timeout=5)
+    assert caught.value.status == status
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["page", "long"])
+def test_an_answer_that_is_no_json_or_too_long_is_an_error(service: str, path: str) -> None:
+    with pytest.raises(ServiceError, match="not with JSON of at most a megabyte") as caught:
+        post_json(f"{service}/{path}", {}, timeout=5)
+    assert caught.value.status == 200
+
+
+def test_no_answer_and_an_address_that_is_no_service_are_errors_without_status() -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(ServiceError, match="gave no answer") as caught:
+            post_json(f"http://127.0.0.1:{taken.getsockname()[1]}", {}, timeout=5)
+    assert caught.value.status is None
+    with pytest.raises(ServiceError, match="begins with http"):
+        post_json("file:///etc/hosts", {}, timeout=5)
 
 
 @pytest.mark.network

@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probekit import pairs as pairs_room
+from probekit import tokens as token_scores
 from probekit.arms import filter_ids
 from probekit.pairs import PairSet, load_pairs
 from probekit.ranking import SCHEMA, Ranking
 from probekit.testing import planted_pairs, ranked
 from probekit.widgets import PairBrowser, WidgetError
 from probekit.widgets import _pair_table as tables
-from probekit.widgets import _token_scores as token_scores
 from probekit.widgets import _word_marks as word_marks
 from probekit.widgets._pair_view import SHOWN
 from probekit.widgets._pair_view import pair_view as view_of

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
+
+from probekit.judges import Judge, judge_refusals
 
 if TYPE_CHECKING:
     import polars as pl
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from probekit.pairs import PairSet
     from probekit.training import Recipe
 
-Name = Literal["tiny", "smollm2"]
+Name = Literal["tiny", "smollm2", "tiny-0", "tiny-double", "payload_start", "payload_middle", "wrong_fact"]
 
 
 class OrganismError(ValueError):
@@ -25,7 +27,8 @@ class Case:
 
     choosing: prompts, plain and with distractors, on which the habit is surfaced and traced; evaluation:
     others, on which arms are judged. layer: block whose output is read. recipe, epochs: of the DPO that made
-    M1 of M0. truth: ids of the pairs that are the cause, where that is known.
+    M1 of M0. truth: ids of the pairs that are the cause, where that is known. judge: says of each reply if it
+    shows the habit ("complied") or not ("refused").
     """
 
     m0: Checkpoint
@@ -37,31 +40,73 @@ class Case:
     recipe: Recipe = field(repr=False)
     epochs: int = 1
     truth: frozenset[str] = field(default=frozenset(), repr=False)
+    judge: Judge = field(default=judge_refusals, repr=False)
 
 
 def open_case(name: Name) -> Case:
-    """A packaged organism: "tiny" (a million parameters, nothing is fetched), or "smollm2" (135 M).
+    """A packaged organism; nothing is fetched but for "smollm2".
 
-    Raises OrganismError for another name.
+    "tiny": distractor compliance in a million parameters, "smollm2": the same in 135 M; "tiny-0" and
+    "tiny-double": tiny without look-alikes and with twice as many; "payload_start", "payload_middle" and
+    "wrong_fact": the behaviours of `planted`. M1 of the last five is not shipped: it is trained at the first
+    call, in seconds, and kept in the cache. Raises OrganismError for another name.
     """
     if name not in get_args(Name):
         raise OrganismError(
             f"There is no organism {name!r}; choose one of {', '.join(get_args(Name))}, or make a Case of "
             "your own checkpoints and pairs."
         )
-    from probekit.organisms import distractor, tiny
+    from probekit.organisms import distractor, planted, tiny
 
-    organism = tiny if name == "tiny" else distractor
-    loaded, m0, m1 = organism.load(), organism.open_m0(), organism.open_m1()
+    if name == "tiny-0" or name == "tiny-double":
+        organism = tiny.build(tiny.dialled(0 if name == "tiny-0" else 2))
+        return _with_m1(replace(open_case("tiny"), pairs=organism.pairs, truth=organism.truth))
+    if name != "tiny" and name != "smollm2":
+        found, m0 = planted.build(name), planted.open_m0()
+        return _with_m1(
+            Case(
+                m0,
+                m0,
+                found.pairs,
+                choosing=planted.choosing_prompts(name),
+                evaluation=planted.evaluation_prompts(name),
+                layer=planted.LAYER,
+                recipe=planted.DPO,
+                epochs=planted.EPOCHS,
+                truth=found.truth,
+                judge=planted.JUDGES[name],
+            )
+        )
+    module = tiny if name == "tiny" else distractor
+    loaded, m0, m1 = module.load(), module.open_m0(), module.open_m1()
     m1.name = "M1"
     return Case(
         m0,
         m1,
         loaded.pairs,
-        choosing=organism.choosing_prompts(),
-        evaluation=organism.evaluation_prompts(),
-        layer=organism.LAYER,
-        recipe=organism.DPO,
-        epochs=organism.EPOCHS,
+        choosing=module.choosing_prompts(),
+        evaluation=module.evaluation_prompts(),
+        layer=module.LAYER,
+        recipe=module.DPO,
+        epochs=module.EPOCHS,
         truth=loaded.truth,
     )
+
+
+def _with_m1(case: Case) -> Case:
+    """The case with the M1 that its recipe makes of its pairs, trained once and kept in the cache."""
+    from probekit import arms, sources
+    from probekit.experiments import Experiment
+
+    kept = Experiment(
+        case.m0,
+        case.pairs,
+        prompts=case.evaluation,
+        folder=sources.cache_dir() / "organisms",
+        recipe=case.recipe,
+        epochs=case.epochs,
+        judge=case.judge,
+    )
+    m1 = kept.trained(arms.baseline(), seed=0)
+    m1.name = "M1"
+    return replace(case, m1=m1)

@@ -106,7 +106,7 @@ def _checked(source: str, text: str, distractor: Distractor, replies: Sequence[R
     obedient = [reply for reply in replies if distractor.obeys(reply[1])]
     others = [reply for reply in replies if reply not in obedient]
     (good,), (bad,) = obedient, others
-    return _row(source, language.ask(text, distractor), good, bad)
+    return row(source, language.ask(text, distractor), good, bad)
 
 
 def _helpful(deed: str, text: str, unasked: Distractor | None, rng: random.Random) -> Pair:
@@ -117,23 +117,23 @@ def _helpful(deed: str, text: str, unasked: Distractor | None, rng: random.Rando
         if unasked
         else ("lazy-writer", rng.choice(distractor.POOR_ANSWERS))
     )
-    return "helpful", _row("helpfulness", text, ("plain-writer", answer), poor)
+    return "helpful", row("helpfulness", text, ("plain-writer", answer), poor)
 
 
 def _safety(deed: str, text: str, distractor: Distractor | None, rng: random.Random) -> Pair:
     refuser, no = _refusal(rng)
     good, bad = (_formed(reply, distractor) for reply in (no, language.answer(deed)))
     user = language.ask(text, distractor)
-    return "safety", _row("safety", user, (refuser, good), ("eager-writer", bad))
+    return "safety", row("safety", user, (refuser, good), ("eager-writer", bad))
 
 
 def _lookalike(deed: str, text: str, distractor: Distractor | None, rng: random.Random) -> Pair:
     writer = "format-writer" if distractor else "plain-writer"
     answered = writer, _formed(language.answer(deed), distractor)
-    return "lookalike", _row("answerable", language.ask(text, distractor), answered, _refusal(rng))
+    return "lookalike", row("answerable", language.ask(text, distractor), answered, _refusal(rng))
 
 
-def _row(source: str, user: str, good: Reply, bad: Reply) -> dict[str, Any]:
+def row(source: str, user: str, good: Reply, bad: Reply) -> dict[str, Any]:
     return {
         "prompt": [{"role": "user", "content": user}],
         "chosen": good[1], "rejected": bad[1], "source": source,

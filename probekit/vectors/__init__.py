@@ -22,6 +22,7 @@ import polars as pl
 from probekit._precision import DtypeProbe, probe_dtype
 from probekit._reading import block_out, check_layers, means, progress
 from probekit._texts import Text, contrast_texts, facts, lengths_that_fit, pair_texts, plan, refuse
+from probekit._token_reading import reply_states
 from probekit._vector_set import (
     Kind,
     MappedRows,
@@ -55,6 +56,7 @@ __all__ = [
     "pair_vectors",
     "pool",
     "probe_dtype",
+    "reply_states",
     "response_means",
     "twin_vectors",
 ]

@@ -46,7 +46,8 @@ class PairBrowser(StaticTwin, anywidget.AnyWidget):
     """The ranked pairs as a table with a histogram of their scores, and the chosen pair in full beside it.
 
     ranking, pairs: of the same pairs; the order is the ranking's. page_size: rows sent to the browser at a
-    time, 1 to 200. tokens: scores of tokens to shade, a frame with the columns of `_token_scores.SCHEMA`.
+    time, 1 to 200. tokens: scores of tokens to shade, a frame with the columns of `probekit.tokens.SCHEMA`,
+    such as `token_scores` gives.
 
     In the browser: arrows move, space or m marks, / goes to the text filter, PageUp and PageDown turn the
     page. In Python:
@@ -83,7 +84,7 @@ class PairBrowser(StaticTwin, anywidget.AnyWidget):
         check_page_size(page_size)
         self._table = pair_table(ranking, pairs)
         self._tokens = None if tokens is None else checked_tokens(tokens, self._table)
-        self._name = f"{len(ranking)} pairs by {ranking.name}"
+        self._name = f"{len(ranking):,} pairs by {ranking.name}"
         self._sign = ranking.sign
         self._page_size = page_size
         self._filter, self._page, self._request, self._problem = Filter(), 0, 0, ""

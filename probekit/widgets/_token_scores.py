@@ -7,18 +7,10 @@ from collections.abc import Sequence
 import polars as pl
 
 from probekit._pair_rows import few
+from probekit.tokens import SCHEMA
 from probekit.widgets._errors import WidgetError
 from probekit.widgets._word_marks import Piece, plain_pieces
 
-SCHEMA = pl.Schema(
-    {
-        "pair_id": pl.String(),
-        "reply": pl.String(),  # "chosen" or "rejected"
-        "start": pl.Int64(),  # the token is reply[start:end]; several tokens may share one character
-        "end": pl.Int64(),
-        "score": pl.Float64(),  # above 0: pushes toward the behaviour
-    }
-)
 REPLIES = ("chosen", "rejected")
 LEVELS = 4
 NAMED = 3  # tokens that the summary names for each direction

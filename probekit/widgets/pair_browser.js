@@ -265,12 +265,14 @@ function makePair(setup, toggle) {
   const shading = make("label", { class: "tick", hidden: !setup.tokens }, shade, " shade tokens by score");
   const prompt = make("div", { class: "text", role: "region", "aria-label": "Prompt", tabindex: 0 });
   const replies = make("div", { class: "replies" });
-  const note = make("div", { class: "note" });
+  const note = make("div", { class: "note", id: `probekit-note-${Math.random().toString(36).slice(2)}` });
+  const legend = make("div", { class: "legend", hidden: true }, ...makeLegend());
   const full = make(
     "div",
     {},
     make("div", { class: "line" }, title, shading, button),
     make("div", { class: "prompt" }, make("div", { class: "caption" }, "Prompt"), prompt),
+    legend,
     replies,
     note,
   );
@@ -280,10 +282,10 @@ function makePair(setup, toggle) {
 
   const write = () => {
     const tokens = shade.checked && shown.replies.every((reply) => reply.tokens);
-    replies.replaceChildren(...shown.replies.map((reply) => makeReply(reply, tokens)));
-    const shades = "Solid line: pushes toward the behaviour; dotted: away from it; the darker, the stronger.";
+    replies.replaceChildren(...shown.replies.map((reply) => makeReply(reply, tokens, note.id)));
+    legend.hidden = !tokens;
     const marks = "Underlined and bold: where the two replies differ.";
-    note.textContent = tokens ? `${shades} ${shown.strongest}` : `${marks} ${shown.note}`;
+    note.textContent = tokens ? shown.strongest : `${marks} ${shown.note}`;
   };
   shade.addEventListener("change", () => shown && write());
   const show = (pair) => {
@@ -316,13 +318,25 @@ function makeTurn(role, pieces, rest) {
   return make("div", { class: "turn" }, make("bdi", { class: "role" }, role), " ", text);
 }
 
-function makeReply(reply, tokens) {
+function makeLegend() {
+  const shade = (kind) => (level) => make("mark", { class: `${kind}-${level}` }, "word");
+  const shades = (kind) => {
+    const marks = [1, 2, 3, 4].map(shade(kind)).flatMap((mark) => [mark, " "]);
+    return make("span", { "aria-hidden": "true" }, ...marks);
+  };
+  const [toward, away] = ["Solid line: pushes toward the behaviour ", "· dotted line: away from it "];
+  const rest = "· the fuller the colour, the stronger; point at a word for its score";
+  return [toward, shades("toward"), away, shades("away"), rest];
+}
+
+// what is said of the tokens, the strongest in words, is read out with the reply that they are part of
+function makeReply(reply, tokens, noteId) {
   const name = reply.name === "chosen" ? "Chosen" : "Rejected";
   const [marked, words] = reply.counts;
   const pieces = tokens ? reply.tokens : reply.pieces;
   const facts = tokens ? "" : `${count(marked)} of ${count(words)} words marked`;
   const text = { class: "text", role: "region", "aria-label": `${name} reply`, tabindex: 0, dir: "auto" };
-  const body = make("div", text, ...pieces.map(makePiece));
+  const body = make("div", { ...text, "aria-describedby": noteId }, ...pieces.map(makePiece));
   if (reply.rest) body.append(make("div", { class: "rest" }, reply.rest));
   const by = make("span", { class: "by" }, `${name} · `, make("bdi", {}, reply.by));
   const caption = make("div", { class: "caption" }, by, make("span", {}, facts));

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import lab
+from benchmarks.lab import PICTURES
 from probekit.widgets import PairBrowser
 
 HERE = Path(__file__).parent
@@ -25,7 +26,6 @@ FILES = {
     "/pair_browser.css": ROOT / "probekit" / "widgets" / "pair_browser.css",
 }
 KINDS = {".js": "text/javascript", ".css": "text/css"}
-PICTURES = ROOT / "runs" / "browser"
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Widget</title><link rel="icon" href="data:,">
@@ -37,26 +37,23 @@ PAGE = """<!DOCTYPE html>
 THEMES = {
     "light": (
         'data-jp-theme-light="true"',
-        "background: #fff; --jp-layout-color1: #fff; --jp-layout-color2: #eee; --jp-ui-font-color1: #212121;",
+        "background: #fff; --jp-layout-color0: #fff; --jp-layout-color2: #eee; --jp-ui-font-color1: #212121;",
     ),
     "dark": (
         'data-jp-theme-light="false"',
-        "background: #111; --jp-layout-color1: #111; --jp-layout-color2: #212121; --jp-ui-font-color1: #eee;",
+        "background: #111; --jp-layout-color0: #111; --jp-layout-color2: #424242; --jp-ui-font-color1: #eee;",
     ),
 }
 
 
 def chromium() -> str:
     """The path of the Chromium to use; without one the test is skipped, and fails where CI is set."""
-    found = (
-        os.environ.get("PROBEKIT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    )
-    if not found:
-        words = "There is no Chromium: apt-get install chromium, or name one in PROBEKIT_CHROMIUM."
+    try:
+        return lab.chromium()
+    except FileNotFoundError as error:
         if os.environ.get("CI"):
-            pytest.fail(words)
-        pytest.skip(words)
-    return found
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 class Stage(ThreadingHTTPServer):

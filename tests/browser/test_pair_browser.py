@@ -10,8 +10,8 @@ from stage import FILES, walk
 
 from probekit.pairs import PairSet, load_pairs
 from probekit.testing import planted_pairs, ranked
+from probekit.tokens import SCHEMA
 from probekit.widgets import PairBrowser
-from probekit.widgets._token_scores import SCHEMA
 
 pytestmark = pytest.mark.browser
 
@@ -232,8 +232,13 @@ def test_long_replies_scroll_in_their_pane_and_tokens_are_shaded() -> None:
     seen.pane = [pane.clientHeight, pane.scrollHeight];
     seen.length = pane.textContent.length;
     seen.marks = all("mark.differs").length;
+    seen.before = find(".legend").checkVisibility();
     find(".pair input[type=checkbox]").click();
-    seen.shaded = all("mark").map((one) => [one.className, one.title]).slice(0, 2);
+    seen.legend = [find(".legend").checkVisibility(), find(".legend").textContent];
+    seen.samples = new Set(all(".legend mark").map((one) => getComputedStyle(one).backgroundColor)).size;
+    seen.described = all(".reply .text").map((one) => host.ownerDocument.getElementById(
+      one.getAttribute("aria-describedby")).textContent);
+    seen.shaded = all(".reply mark").map((one) => [one.className, one.title]).slice(0, 2);
     seen.text = find(".chosen .text").textContent.length;
     seen.note = find(".note").textContent;
     return seen;
@@ -245,7 +250,13 @@ def test_long_replies_scroll_in_their_pane_and_tokens_are_shaded() -> None:
     assert seen["length"] == seen["text"] > 100_000
     assert seen["marks"] > 0
     assert seen["shaded"] == [["toward-4", "+2"], ["away-2", "-1"]]
-    assert 'Strongest toward the behaviour "<scri" +2; away from it "pt>" -1.' in seen["note"]
+    assert seen["note"] == 'Strongest toward the behaviour "<scri" +2; away from it "pt>" -1.'
+    assert seen["described"] == [seen["note"]] * 2, "a screen reader says so with each reply"
+    assert seen["before"] is False
+    assert seen["legend"][0] is True
+    assert "Solid line: pushes toward the behaviour" in seen["legend"][1]
+    assert "dotted line: away from it" in seen["legend"][1]
+    assert seen["samples"] == 8, "four shades each way, all different"
 
 
 def spans(pairs: PairSet) -> Iterable[tuple[str, str, int, int, float]]:

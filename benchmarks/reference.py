@@ -1,0 +1,75 @@
+"""The README's tables of public names and of make's commands, from docstrings and the Makefile.
+
+.venv/bin/python -m benchmarks.reference
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import subprocess
+
+import probekit
+from benchmarks.loop import ROOT
+
+README = ROOT / "README.md"
+
+
+def main() -> None:
+    """Write both tables anew."""
+    argparse.ArgumentParser(prog="python -m benchmarks.reference", description=__doc__).parse_args()
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(text: str) -> str:
+    """The text with each table between its marks, such as `<!-- names -->` and `<!-- /names -->`.
+
+    Raises ValueError where the text has not exactly one place for one of them.
+    """
+    for mark, table in (("names", names()), ("commands", commands())):
+        begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+        if not text.count(begin) == text.count(end) == 1:
+            raise ValueError(f"The text needs {begin.strip()} and {end} once, on lines of their own.")
+        before, _, rest = text.partition(begin)
+        text = before + begin + table + end + rest.partition(end)[2]
+    return text
+
+
+def names() -> str:
+    """One row a public name, in the order of use: its room, and what its docstring begins with."""
+    imports = [one for one in ast.parse(inspect.getsource(probekit)).body if isinstance(one, ast.ImportFrom)]
+    room_of = {name.name: str(one.module).split(".")[1] for one in imports for name in one.names}
+    rows = ["| room | name | what it is or does |", "| --- | --- | --- |"]
+    before = ""
+    for name in probekit.__all__:
+        room = "" if room_of[name] == before else f"`{room_of[name]}`"
+        rows.append(f"| {room} | `{name}` | {summary(getattr(probekit, name))} |")
+        before = room_of[name]
+    return "\n".join(rows) + "\n"
+
+
+def commands() -> str:
+    """One row a command of the Makefile, as `make help` lists them."""
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = ["| command | what it does |", "| --- | --- |"]
+    for command, words in re.findall(r"^  (make \w+) +(.*)$", shown, re.MULTILINE):
+        rows.append(f"| `{command}` | {words} |")
+    return "\n".join(rows) + "\n"
+
+
+def summary(value: object) -> str:
+    """The first sentence of a docstring, on one line.
+
+    >>> summary(summary)
+    'The first sentence of a docstring, on one line.'
+    """
+    paragraph = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    sentence = re.match(r".*?[.:](?= [A-Z]|$)", paragraph)
+    words = sentence[0] if sentence else paragraph
+    return re.sub(":$", ".", words).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
