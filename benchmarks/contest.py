@@ -1,9 +1,10 @@
 """The contest of tracers: what each finds, takes and cures; figures become benchmarks/contest.json.
 
-For each organism: every tracer's ranking, then arms without its top pairs, or with them swapped, beside random
-ones, retrained with five seeds; on the tiny one also random halves of the pairs, for the linear datamodelling
-score. Each arm and seed is a file in runs/contest/, so an interrupted contest goes on; `--part 1/2` does every
-second one. What is finished is packed into benchmarks/contest/, from where any machine goes on.
+For each organism: every tracer's ranking, then arms without its top pairs, or with them swapped, beside
+random ones, retrained with five seeds; on the tiny one also random halves of the pairs, for the linear
+datamodelling score. Each arm and seed is a file in runs/contest/, so an interrupted contest goes on; `--part
+1/2` does every second one. What is finished is packed into benchmarks/contest/, from where any machine goes
+on.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ UNASKED = ("chance", "length", "judge")  # these look at no query, or at its len
 
 
 def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:
-    """Each tracer's ranking: those kept in benchmarks/contest/; with `make`, the others too, which are kept."""
+    """Each tracer's ranking: those in benchmarks/contest/; with `make`, the others are added."""
     content = kept(entry)
     path, about = place(entry), content["about"]
     table = pl.DataFrame(content["rows"], schema=content["columns"], orient="row")
@@ -35,7 +35,7 @@ def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:
         if name not in content["tracers"]:
             print(f"{entry.name}: ranking by {name}", flush=True)
             begin = time.perf_counter()
-            found = rank(entry.surfaced.contrasts)
+            found = rank(entry.asked[0])
             seconds = time.perf_counter() - begin
             content["tracers"][name] = {"seconds": seconds, **card(name, found, entry, rank, seconds)}
             scores = found.frame.select("pair_id", pl.col("score").alias(name))
@@ -68,7 +68,7 @@ def card(name: str, found: Ranking, entry: Entry, rank: Tracer, seconds: float) 
     return {
         "method": found.name, "sign": found.sign, "k": k, "pairs": len(found),
         "cost": None if found.cost is None else found.cost._asdict(),
-        "prompts": entry.surfaced.contrasts["prompt_id"].n_unique(),
+        "prompts": entry.asked[0]["prompt_id"].n_unique(),
         "average_precision": average_precision(found, truth), "low": low, "high": high,
         "precision_at_k": precision_at_k(found, truth, k),
         "recall_at_2k": recall_at_k(found, truth, min(2 * k, len(found))),
@@ -76,15 +76,13 @@ def card(name: str, found: Ranking, entry: Entry, rank: Tracer, seconds: float) 
     }  # fmt: skip
 
 
-def spread(
-    found: Ranking, entry: Entry, rank: Tracer, seconds: float
-) -> tuple[float | None, float | None]:
+def spread(found: Ranking, entry: Entry, rank: Tracer, seconds: float) -> tuple[float | None, float | None]:
     """The 95 % interval of the average precision over the prompts that were asked.
 
     From rankings by random halves of them, drawn without replacement, which vary as those of a bootstrap over
     all do. A tracer that scores pair by query is not run again, another one only if it is quick.
     """
-    queries, drawn = entry.surfaced.contrasts, list[float]()
+    queries, drawn = entry.asked[0], list[float]()
     prompts = sorted(set(queries["prompt_id"]))
     if found.by_query is None and seconds > CHEAP:
         return None, None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -90,33 +89,24 @@ def datamodelling(
     if rows["arm"].n_unique() < 10:
         return []
     table = effects.effect_table(rows, metric=entry.metric, against=None, boot=1)
-    rates = dict(table.select("arm", "rate").iter_rows())
+    given = pl.Series("rate", table["rate"].to_list())
     found = []
     for tracer, ranking in ranked.items():
         scores = dict(ranking.frame.select("pair_id", "score").iter_rows())
         whole = sum(scores.values())
-        sums = [whole - sum(scores[one] for one in jobs[half, 0].dropped) for half in rates]
-        given = list(rates.values())
-        drawn = sorted(
-            spearman([sums[at] for at in some], [given[at] for at in some])
-            for some in _draws(len(given))
-        )
-        ends = {"low": drawn[round(0.025 * (BOOT - 1))], "high": drawn[round(0.975 * (BOOT - 1))]}
+        left = [whole - sum(scores[one] for one in jobs[half, 0].dropped) for half in table["arm"]]
+        both = pl.DataFrame([pl.Series("left", left), given])
+        drawn = sorted(correlation(both[some]) for some in _draws(both.height))
+        low, high = drawn[round(0.025 * (BOOT - 1))], drawn[round(0.975 * (BOOT - 1))]
         name = f"lds.{tracer}" if entry.name == "tiny" else f"lds.{entry.name}.{tracer}"
-        found.append(Figure(name, spearman(sums, given), **ends, n=len(given)))
+        found.append(Figure(name, correlation(both), low=low, high=high, n=both.height))
     return found
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Rank correlation, ties sharing their rank; 0 where one side is constant.
-
-    >>> spearman([1, 2, 3], [10, 30, 20])
-    0.5
-    """
-    if len(set(first)) == 1 or len(set(second)) == 1:
-        return 0.0
-    ranks = [pl.Series(side).rank().to_list() for side in (first, second)]
-    return statistics.correlation(*ranks)
+def correlation(both: pl.DataFrame) -> float:
+    """Spearman's, of the two columns; 0 where one is constant."""
+    found = both.select(pl.corr(*both.columns, method="spearman")).item()
+    return float(found) if found is not None and found == found else 0.0
 
 
 def _draws(n: int) -> list[list[int]]:

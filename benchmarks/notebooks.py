@@ -47,7 +47,7 @@ def run_twice(model: str, out: Path, *, anew: bool) -> None:
     if anew:
         shutil.rmtree(home, ignore_errors=True)
     found = []
-    for path in sorted((ROOT / "notebooks").glob("0[1-4]_*.ipynb")):
+    for path in sorted((ROOT / "notebooks").glob("0[!5]_*.ipynb")):
         for turn in ("first", "second"):
             seconds = run(path, model, home)
             print(f"{path.stem}: {turn} run {seconds:.0f} s", flush=True)
@@ -131,7 +131,7 @@ def retrain(home: Path, model: str) -> list[Figure]:
     ]  # fmt: skip
 
 
-def keep(path: Path, found: Sequence[Figure]) -> None:
+def keep(path: Path, found: Sequence[Figure], *, command: str = "make notebooks") -> None:
     """Have these figures in the file, in the place of those of the same names, beside the others."""
     try:
         before = read_figures(path).figures
@@ -139,7 +139,7 @@ def keep(path: Path, found: Sequence[Figure]) -> None:
         before = ()
     new = {one.name: one for one in found}
     both = {one.name: one for one in before} | new
-    write_figures(path, [both[name] for name in sorted(both)], command="make notebooks")
+    write_figures(path, [both[name] for name in sorted(both)], command=command)
 
 
 if __name__ == "__main__":
