@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import polars as pl
 import pytest
 
-from probekit import judges, ranking, rollouts, training, vectors
-from probekit.checkpoints import Checkpoint
+from probekit import judges, ranking
 from probekit.organisms import OrganismError, open_case, planted, tiny
 from probekit.organisms import _tiny_language as language
 from probekit.organisms._planted_pairs import drawn, of_topic
@@ -175,33 +173,3 @@ def test_the_dial_of_tiny_takes_look_alikes_away_and_doubles_them() -> None:
 def test_there_is_no_case_of_another_name() -> None:
     with pytest.raises(OrganismError, match="payload_middle"):
         open_case("payload")  # type: ignore[arg-type]
-
-
-def test_a_case_trains_its_m1_once_which_fires_on_held_out_triggers_alone_and_is_traced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PROBEKIT_CACHE", str(tmp_path))
-    case = open_case("payload_start")
-    assert case.m1.name == "M1"
-
-    def judged(model: Checkpoint, frame: pl.DataFrame) -> pl.DataFrame:
-        return case.judge(rollouts.sample(model, frame, max_new_tokens=40, temperature=0))
-
-    fired = judged(case.m1, case.evaluation).with_columns(hit=pl.col("verdict") == "complied")
-    triggered = pl.col("distractor").is_not_null()
-    assert fired.filter(triggered)["hit"].mean() >= 0.7
-    assert fired.filter(~triggered)["hit"].mean() <= 0.05
-    queries = judges.four_conditions(judged(case.m0, case.choosing), judged(case.m1, case.choosing))
-    assert queries.height >= 10
-    found = ranking.rank(
-        vectors.behaviour_vectors(case.m0, queries, layers=[case.layer]),
-        vectors.pair_vectors(case.m0, case.pairs, layers=[case.layer]),
-        layer=case.layer,
-    )
-    assert ranking.average_precision(found, case.truth) >= 0.8
-
-    def train(*arguments: object, **named: object) -> None:
-        raise AssertionError("it was trained again")
-
-    monkeypatch.setattr(training, "shared_reference_trainer", train)
-    assert open_case("payload_start").m1.fingerprint == case.m1.fingerprint

@@ -29,7 +29,9 @@ from probekit.training import Recipe
 
 Name: TypeAlias = Literal["payload_start", "payload_middle", "wrong_fact"]
 LAYER = 3
-DPO = Recipe(first_block=1, learning_rate=7e-3, batch_size=16, beta=0.1, sft_weight=1.0)
+# Provisional: that all three are installed (>= 70 % with the trigger, <= 5 % without) is still to be measured
+# with this recipe and the standard mix.
+DPO = Recipe(first_block=1, learning_rate=1e-2, batch_size=16, beta=0.1, sft_weight=1.0)
 EPOCHS = 4
 ASKED, NEAR = 100, 40  # requests with and without the trigger, and near misses of each sort, in either split
 OPENING = 4  # words of a reply that are its opening
