@@ -88,8 +88,8 @@ def spread(found: Ranking, entry: Entry, rank: Tracer, seconds: float) -> tuple[
         return None, None
     for draw in range(DRAWS):
         half = random.Random(f"contest-draw-{draw}").sample(prompts, len(prompts) // 2)
-        asked = queries["prompt_id"].is_in(half)
-        some = rank(queries.filter(asked)) if found.by_query is None else found.of_queries(asked.to_list())
+        asked = queries.filter(pl.col("prompt_id").is_in(half))
+        some = rank(asked) if found.by_query is None else found.of_queries(asked["contrast_id"].to_list())
         drawn.append(average_precision(some, entry.organism.truth))
     ordered = sorted(drawn)
     return ordered[round(0.025 * (DRAWS - 1))], ordered[round(0.975 * (DRAWS - 1))]
