@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from probekit._attention import plain_attention
 from probekit._frozen import frozen_trunk
 from probekit._quiet import bar
 from probekit._texts import Text
-from probekit._trainers import plain_attention
 from probekit.rivals import RivalError
 from probekit.rivals._adapters import Adapters
 from probekit.training import MICRO, Recipe, Shared
