@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from probekit._attention import plain_attention
 from probekit._quiet import bar, quiet_loading
 
 
@@ -72,18 +73,6 @@ def as_it_was(hf: Any) -> Iterator[None]:
             for name, child in children:
                 setattr(module, name, child)
         hf.eval().requires_grad_(False)
-
-
-@contextmanager
-def plain_attention(hf: Any) -> Iterator[None]:
-    """On a CPU, attention written out: the backward of torch's fused one is slow there on short texts."""
-    before = hf.config._attn_implementation
-    if hf.device.type == "cpu":
-        hf.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        hf.set_attn_implementation(before)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from probekit._attention import plain_attention
 from probekit._frozen import frozen_trunk
 from probekit._quiet import bar
 from probekit._texts import Text
@@ -241,15 +242,3 @@ def metered(hf: Any) -> Iterator[Meter]:
         yield meter
     finally:
         handle.remove()
-
-
-@contextmanager
-def plain_attention(hf: Any) -> Iterator[None]:
-    """On a CPU, attention written out: the backward of torch's fused one is slow there on short texts."""
-    before = hf.config._attn_implementation
-    if hf.device.type == "cpu":
-        hf.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        hf.set_attn_implementation(before)
