@@ -5,7 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab notebooks bench organism reproduce clean
+.PHONY: help setup demo test lint lab notebooks bench organism reproduce contest clean
 
 PY := .venv/bin/python
 # -q -q keeps errors and drops warnings: pip prints one for every package and package folder that it did not need.
@@ -51,6 +51,9 @@ organism: $(STAMP)  ## rebuild the model organism in data/ from its recipe
 
 reproduce: $(STAMP)  ## every arm and control over all seeds (hours; continues where it stopped)
 	@$(MALLOC) $(PY) -m benchmarks.reproduce $(ARGS)
+
+contest: $(STAMP)  ## rank by every tracer and retrain without what each finds (many hours; continues where it stopped)
+	@$(MALLOC) $(PY) -m benchmarks.contest $(ARGS)
 
 clean:  ## remove .venv and the tools' caches; keeps runs/ and the downloaded wheels
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -30,8 +30,8 @@ HALVES, HALF_SEEDS = 60, 3
 HALVED = ("tiny",)  # organisms with a datamodelling score
 # Those whose top pairs are edited; the others are variants, measured by their rankings alone.
 ENTRANTS = (
-    "ours", "pooled", "bank", "logistic", "less", "tracin", "rept-normalised", "rept-gradient", "judge",
-    "minilm", "bm25", "length",
+    "ours", "pooled", "bank", "logistic", "less", "tracin", "tracin-m0", "rept-normalised", "rept-dpo",
+    "judge", "minilm", "bm25", "length",
 )  # fmt: skip
 
 Jobs: TypeAlias = dict[tuple[str, int], arms.Arm]
