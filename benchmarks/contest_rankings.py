@@ -22,7 +22,7 @@ from probekit.ranking import (
 )
 
 DRAWS = 40
-CHEAP = 10.0  # seconds of a ranking that is made anew for each draw
+CHEAP = 3.0  # seconds of a ranking that is made anew for each draw
 UNASKED = ("chance", "length", "judge")  # these look at no query, or at its length alone
 
 
