@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
 
@@ -18,6 +19,7 @@ from probekit.ranking import Ranking
 
 FIGURES = loop.ROOT / "benchmarks" / "contest.json"
 BOOT = 1000
+LEAST = 10  # halves for a correlation
 
 
 def write(entry: Entry, ranked: Mapping[str, Ranking], jobs: Mapping[tuple[str, int], arms.Arm]) -> None:
@@ -83,24 +85,42 @@ def datamodelling(
 ) -> list[Figure]:
     """Linear datamodelling score: Spearman between the summed scores of a half and the rate it gives.
 
-    The rate of a half is the mean over its seeds; intervals are a bootstrap over halves.
+    The rate of a half is the mean over its seeds; intervals are a bootstrap over halves. "truth" scores the
+    contaminated pairs 1 and all others 0; "ceiling" is what a perfect tracer could reach, for the rate of a
+    half varies with the seed: the root of the rates' reliability, which is 3 r / (1 + 2 r) for three seeds
+    that correlate by r (Spearman and Brown).
     """
     rows = judged.filter(pl.col("arm").str.starts_with("half "))
-    if rows["arm"].n_unique() < 10:
+    if rows["arm"].n_unique() < LEAST:
         return []
-    table = effects.effect_table(rows, metric=entry.metric, against=None, boot=1)
-    given = pl.Series("rate", table["rate"].to_list())
+    given = rates_of(rows, entry.metric)
+    truth = {one: float(one in entry.organism.truth) for one in entry.experiment.pairs.ids}
+    scored = {
+        tracer: dict(one.frame.select("pair_id", "score").iter_rows()) for tracer, one in ranked.items()
+    }
+    prefix = "lds" if entry.name == "tiny" else f"lds.{entry.name}"
     found = []
-    for tracer, ranking in ranked.items():
-        scores = dict(ranking.frame.select("pair_id", "score").iter_rows())
-        whole = sum(scores.values())
-        left = [whole - sum(scores[one] for one in jobs[half, 0].dropped) for half in table["arm"]]
-        both = pl.DataFrame([pl.Series("left", left), given])
+    for tracer, scores in {**scored, "truth": truth}.items():
+        dropped = {half: jobs[half, 0].dropped for half in given}
+        left = [sum(score for one, score in scores.items() if one not in gone) for gone in dropped.values()]
+        both = pl.DataFrame({"left": left, "rate": list(given.values())})
         drawn = sorted(correlation(both[some]) for some in _draws(both.height))
         low, high = drawn[round(0.025 * (BOOT - 1))], drawn[round(0.975 * (BOOT - 1))]
-        name = f"lds.{tracer}" if entry.name == "tiny" else f"lds.{entry.name}.{tracer}"
-        found.append(Figure(name, correlation(both), low=low, high=high, n=both.height))
+        found.append(Figure(f"{prefix}.{tracer}", correlation(both), low=low, high=high, n=both.height))
+    seeds = sorted(set(rows["seed"]))
+    if len(seeds) > 1:
+        by_seed = [list(rates_of(rows.filter(seed=seed), entry.metric).values()) for seed in seeds]
+        pairs = [pl.DataFrame({"a": one, "b": two}) for one, two in itertools.combinations(by_seed, 2)]
+        r = max(0.0, sum(map(correlation, pairs)) / len(pairs))
+        reliability = len(seeds) * r / (1 + (len(seeds) - 1) * r)
+        found.append(Figure(f"{prefix}.ceiling", reliability**0.5, n=len(given)))
     return found
+
+
+def rates_of(rows: pl.DataFrame, metric: str) -> dict[str, float]:
+    """The rate of each arm, a mean over its seeds."""
+    table = effects.effect_table(rows, metric=metric, against=None, boot=1)
+    return dict(table.sort("arm").select("arm", "rate").iter_rows())
 
 
 def correlation(both: pl.DataFrame) -> float:

@@ -188,9 +188,12 @@ def test_the_datamodelling_score_is_one_where_scores_say_the_rate_of_each_half(
         ]
     schema = ["arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdict"]
     judged = pl.DataFrame(rows, schema=schema, orient="row")
-    (figure,) = contest_tables.datamodelling(entry, ranked, jobs, judged)
-    assert figure.name == "lds.ours"
+    figure, truth = contest_tables.datamodelling(entry, ranked, jobs, judged)
+    assert (figure.name, truth.name) == ("lds.ours", "lds.truth")
     assert figure.value == pytest.approx(1)
+    more = pl.concat([judged, judged.with_columns(seed=pl.lit(1, pl.Int64))])
+    ceiling = contest_tables.datamodelling(entry, ranked, jobs, more)[-1]
+    assert (ceiling.name, ceiling.value) == ("lds.ceiling", pytest.approx(1))  # both seeds give the same
     turned = {"ours": ranking_of(PAIRS.ids, [-one for one in range(len(PAIRS))], method="m", sign="s")}
     assert contest_tables.datamodelling(entry, turned, jobs, judged)[0].value == pytest.approx(-1)
 
