@@ -1,4 +1,4 @@
-"""The README's tables of public names and of make's commands, from docstrings and the Makefile.
+"""The README's tables of public names, of make's commands and of the contest, from where each is known.
 
 .venv/bin/python -m benchmarks.reference
 """
@@ -13,12 +13,14 @@ import subprocess
 
 import probekit
 from benchmarks.loop import ROOT
+from probekit.figures import Figure, read_figures
 
 README = ROOT / "README.md"
+CONTEST = ROOT / "benchmarks" / "contest.json"
 
 
 def main() -> None:
-    """Write both tables anew."""
+    """Write the tables anew."""
     argparse.ArgumentParser(prog="python -m benchmarks.reference", description=__doc__).parse_args()
     README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
 
@@ -28,7 +30,7 @@ def filled(text: str) -> str:
 
     Raises ValueError where the text has not exactly one place for one of them.
     """
-    for mark, table in (("names", names()), ("commands", commands())):
+    for mark, table in (("names", names()), ("commands", commands()), ("contest", contest())):
         begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
         if not text.count(begin) == text.count(end) == 1:
             raise ValueError(f"The text needs {begin.strip()} and {end} once, on lines of their own.")
@@ -57,6 +59,37 @@ def commands() -> str:
     for command, words in re.findall(r"^  (make \w+) +(.*)$", shown, re.MULTILINE):
         rows.append(f"| `{command}` | {words} |")
     return "\n".join(rows) + "\n"
+
+
+def contest() -> str:
+    """One row a tracer with its quality, effects and cost on tiny, the best average precision first."""
+    figures = {one.name: one for one in read_figures(CONTEST).figures}
+    quality = [one for name, one in figures.items() if name.startswith("ap.tiny.")]
+    rows = [
+        "| tracer | average precision | filter removes | swap removes | datamodelling | seconds | tokens |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for one in sorted(quality, key=lambda one: -one.value):
+        tracer = one.name.removeprefix("ap.tiny.")
+        names = (f"effect.filter.tiny.{tracer}", f"effect.swap.tiny.{tracer}", f"lds.{tracer}")
+        tokens = [figures.get(f"{way}_tokens.tiny.{tracer}") for way in ("forward", "backward")]
+        cells = [with_ends(one), *(with_ends(figures.get(name)) for name in names)]
+        cells.append(f"{figures[f'seconds.tiny.{tracer}'].value:.1f}")
+        cells.append(" + ".join(f"{count.value:,.0f}" for count in tokens if count is not None))
+        rows.append(f"| `{tracer}` | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def with_ends(one: Figure | None) -> str:
+    """A figure with its interval, in two decimals; nothing where there is none.
+
+    >>> with_ends(Figure("a", 0.5, low=0.25, high=0.75))
+    '0.50 (0.25 to 0.75)'
+    """
+    if one is None:
+        return ""
+    ends = "" if one.low is None or one.high is None else f" ({one.low:.2f} to {one.high:.2f})"
+    return f"{one.value:.2f}{ends}"
 
 
 def summary(value: object) -> str:
