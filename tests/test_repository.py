@@ -105,7 +105,9 @@ def test_readme_names_both_commands_and_the_distribution() -> None:
 def test_training_and_benchmarks_keep_their_buffers_in_every_make_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     commands = re.findall(r"^\t@(.*-m benchmarks\.(\w+).*)$", makefile, re.MULTILINE)
-    assert {name for _, name in commands} == {"demo", "notebooks", "bench", "organism", "reproduce"}
+    assert {name for _, name in commands} == {
+        *("demo", "notebooks", "bench", "organism", "reproduce", "contest")
+    }
     assert all(command.startswith("$(MALLOC) $(PY)") for command, _ in commands)
     assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for _, name in commands)
 
