@@ -1,5 +1,5 @@
 """Altair charts of the tables: where pairs rank, who is over-represented at the top, at which layer a vector
-steers, what each arm did.
+steers, what each arm did, which tracer ranks how well at what cost.
 
 Every chart is drawn from an aggregated frame (never one mark per pair), has a title that says what it shows,
 a subtitle that says how to read it and a `description` in words with the main numbers, which screen readers
@@ -31,13 +31,23 @@ from probekit._chart_parts import (
 )
 from probekit._report_text import plain_text
 from probekit._sweep_chart import layer_mark, quality_panel, steering_panel, sweep_words
+from probekit._tracers_chart import checked, seconds_panel, tracers_words
+from probekit._tracers_chart import quality_panel as tracers_panel
 
 if TYPE_CHECKING:
     import altair as alt
 
     from probekit.ranking import Ranking
 
-__all__ = ["ChartError", "arms_chart", "enrichment_chart", "layer_sweep", "ranking_chart", "to_svg"]
+__all__ = [
+    "ChartError",
+    "arms_chart",
+    "enrichment_chart",
+    "layer_sweep",
+    "ranking_chart",
+    "to_svg",
+    "tracers_chart",
+]
 
 BINS = 40
 SHOWN_GROUPS = 20
@@ -53,7 +63,7 @@ _METRICS = {
     "benign_compliance_plain": "benign replies that comply, or show what was planted, plain",
     "format_obedience": "benign replies that obey the format",
 }
-Chart: TypeAlias = "alt.Chart | alt.LayerChart | alt.VConcatChart"
+Chart: TypeAlias = "alt.Chart | alt.LayerChart | alt.VConcatChart | alt.HConcatChart"
 
 
 def ranking_chart(
@@ -244,6 +254,28 @@ def arms_chart(frame: pl.DataFrame, *, title: str | None = None) -> alt.LayerCha
         lines.append(f"Square and dashed line: {against}, the arm that the others are compared with.")
     rates = "; ".join(f"{arm} {label}" for arm, label in shown.select("arm", "label").iter_rows())
     return _layered(layers, title_of(title or heading, lines), f"{title or heading}: {rates}.")
+
+
+def tracers_chart(frame: pl.DataFrame) -> alt.HConcatChart:
+    """Quality against cost: a line a tracer, the best first, with average precision left and seconds right.
+
+    frame: columns tracer, average_precision, low and high (ends of its interval; null where there is none)
+    and seconds, one row a tracer. A square marks each that no other outdoes: is better in as little
+    time, or as good in less. Raises ChartError for missing columns, no rows, a tracer that is there twice,
+    average precision outside [0, 1], and seconds that are not above 0.
+
+    >>> frame = {"tracer": ["bm25", "ours"], "average_precision": [0.62, 0.97], "seconds": [0.21, 6.0]}
+    >>> tracers_chart(pl.DataFrame(frame).with_columns(low=None, high=None)).description
+    'Average precision and time of 2 tracers, best first: ours 0.970 in 6 s; bm25 0.620 in 0.21 s.'
+    """
+    import altair as alt
+
+    need(frame, ("tracer", "average_precision", "low", "high", "seconds"))
+    shown = checked(frame)
+    lines, words = tracers_words(shown)
+    return alt.hconcat(tracers_panel(shown), seconds_panel(shown), spacing=14).properties(
+        title=title_of("How well each tracer ranks, and what it took", lines), description=words
+    )
 
 
 def to_svg(chart: Chart, *, dark: bool = False) -> str:

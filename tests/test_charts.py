@@ -57,6 +57,21 @@ def sweep_frame(layers: list[int], *, plain: float = 0.02) -> pl.DataFrame:
     )
 
 
+def tracers_frame(*rows: tuple[str, float, float | None, float]) -> pl.DataFrame:
+    """Tracers with average precision, half of its interval's width and seconds."""
+    columns = ["tracer", "average_precision", "half", "seconds"]
+    frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(pl.col("half").cast(pl.Float64))
+    quality, half = pl.col("average_precision"), pl.col("half")
+    return frame.with_columns(low=quality - half, high=quality + half).drop("half")
+
+
+TRACERS = tracers_frame(
+    ("chance", 0.15, None, 0.001),
+    ("slow", 0.9, 0.05, 400.0),
+    ("ours", 0.95, 0.02, 6.0),
+    ("length", 0.6, None, 0.01),
+    ("tied", 0.6, 0.1, 0.4),
+)
 SWEEP = sweep_frame([4, 9, 14])
 QUALITY = pl.DataFrame({"layer": range(20), "average_precision": [0.3 + 0.03 * i for i in range(20)]})
 ENRICHMENT = enrichment(RANKING, PAIRS, k=12)
@@ -69,6 +84,8 @@ CHARTS = {
     "layer sweep": charts.layer_sweep(SWEEP),
     "layer sweep with quality": charts.layer_sweep(SWEEP, QUALITY),
     "layer sweep with a chosen layer": charts.layer_sweep(SWEEP, QUALITY, layer=9),
+    "tracers": charts.tracers_chart(TRACERS),
+    "tracers without intervals": charts.tracers_chart(TRACERS.with_columns(low=None, high=None)),
 }
 
 
@@ -297,6 +314,72 @@ def test_a_chosen_layer_is_marked_in_both_panels_and_named_in_words() -> None:
         charts.layer_sweep(SWEEP, layer=99)
 
 
+def test_a_tracer_stands_on_the_same_line_in_both_panels_and_every_layer_the_best_first() -> None:
+    spec = CHARTS["tracers"].to_dict()
+    best = ["ours", "slow", "length", "tied", "chance"]
+    lines = [one["scale"]["domain"] for one in every(spec["hconcat"], "y")]
+    assert len(lines) == 5
+    assert all(one == best for one in lines)
+
+
+def test_a_tracer_shows_its_quality_interval_and_seconds_as_measured() -> None:
+    shown = {
+        tuple(row[name] for name in TRACERS.columns) for row in drawn(CHARTS["tracers"]) if "seconds" in row
+    }
+    assert shown == set(TRACERS.iter_rows())
+    assert CHARTS["tracers"].description == (
+        "Average precision and time of 5 tracers, best first: ours 0.950 in 6 s; slow 0.900 in 400 s; "
+        "length 0.600 in 0.01 s; tied 0.600 in 0.4 s; chance 0.150 in 0.001 s."
+    )
+
+
+def test_tracers_without_an_interval_have_no_bar_and_are_counted() -> None:
+    svg = ElementTree.fromstring(charts.to_svg(CHARTS["tracers"]))
+    assert len([node for node in svg.iter() if node.get("aria-roledescription") == "rule mark"]) == 3
+    subtitle = CHARTS["tracers"].title.subtitle
+    assert "No interval was measured for 2 of the 5 tracers." in subtitle
+    assert "Bar" in subtitle[0]
+    assert "Bar" not in CHARTS["tracers without intervals"].title.subtitle[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_square_marks_every_tracer_that_no_other_outdoes_and_no_other(seed: int) -> None:
+    rng = random.Random(seed)
+    # with ties in quality, in seconds and in both
+    rows = [(f"t{place}", rng.randrange(10) / 10, None, float(rng.randrange(1, 10))) for place in range(30)]
+    outdone = {
+        name
+        for name, quality, _, seconds in rows
+        if any(q >= quality and s <= seconds and (q, s) != (quality, seconds) for _, q, _, s in rows)
+    }
+    chart = charts.tracers_chart(tracers_frame(*rows))
+    assert {row["tracer"] for row in drawn(chart) if row.get("role") == "tracer"} == outdone
+    shapes = [one["scale"]["range"] for one in every(chart.to_dict(), "shape") if isinstance(one, dict)]
+    assert shapes == [["circle", "square"]] * 2
+
+
+@pytest.mark.parametrize("seconds", [1e-5, 1.0, 4e4])
+def test_one_tracer_alone_is_drawn_at_any_cost(seconds: float) -> None:
+    assert charts.to_svg(charts.tracers_chart(tracers_frame(("only", 1.0, 0.0, seconds))))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (("ours", 0.5, None, 1.0), "more than one row for ours"),
+        (("odd", 1.2, None, 1.0), "odd has average precision 1.2"),
+        (("odd", float("nan"), None, 1.0), "odd has average precision nan"),
+        (("odd", 0.5, None, 0.0), r"and seconds 0\.0"),
+        (("odd", 0.5, None, float("inf")), "and seconds inf"),
+    ],
+)
+def test_tracers_that_cannot_be_drawn_are_refused(
+    row: tuple[str, float, float | None, float], words: str
+) -> None:
+    with pytest.raises(ChartError, match=words):
+        charts.tracers_chart(pl.concat([TRACERS, tracers_frame(row)]))
+
+
 NOTHING = pl.lit(None, pl.Float64)
 
 
@@ -341,5 +424,9 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         charts.layer_sweep(SWEEP.filter(pl.col("direction") != "behaviour"))
     with pytest.raises(ChartError, match="lacks the columns average_precision"):
         charts.layer_sweep(SWEEP, SWEEP)
+    with pytest.raises(ChartError, match="lacks the columns low, high"):
+        charts.tracers_chart(TRACERS.drop("low", "high"))
+    with pytest.raises(ChartError, match="no rows"):
+        charts.tracers_chart(TRACERS.clear())
     with pytest.raises(ChartError, match="more than one metric"):
         charts.arms_chart(pl.concat([EFFECTS, EFFECTS.with_columns(metric=pl.lit("over_refusal"))]))
