@@ -62,7 +62,16 @@ def journeys() -> list[Figure]:
     report = FOLDER / "journeys.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", JOURNEYS, f"--junitxml={report}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        JOURNEYS,
+        f"--junitxml={report}",
+        "-o",
+        "junit_family=xunit1",
+    ]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"CI": "1"}, check=False)
     return journey_figures(report)
 
