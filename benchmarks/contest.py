@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
+import polars as pl
+
 from benchmarks import contest_files as files
 from benchmarks import contest_tables
 from benchmarks.contest_rankings import rankings
@@ -32,6 +34,11 @@ HALVED = ("tiny",)  # organisms with a datamodelling score
 ENTRANTS = (
     "ours", "pooled", "bank", "logistic", "less", "tracin", "tracin-m0", "rept-normalised", "rept-dpo",
     "judge", "minilm", "bm25", "length",
+)  # fmt: skip
+
+# Kinds of pairs, in the organisms' logs, that look like the cause and are not.
+LOOKALIKES = (
+    "lookalike", "trigger-elsewhere", "trigger-harmful", "trigger-other", "words", "opening", "topic",
 )  # fmt: skip
 
 Jobs: TypeAlias = dict[tuple[str, int], arms.Arm]
@@ -52,7 +59,7 @@ def main() -> None:
         ranked = rankings(entry, make=not options.tables)
         if not (options.tables or options.rank):
             some = {key: arm for key, arm in jobs(entry, ranked).items() if key[1] < options.seeds}
-            finish(entry, share(list(some.items()), options.part))
+            finish(entry, dict(share(list(different(some).items()), options.part)))
         contest_tables.write(entry, ranked, jobs(entry, ranked))
 
 
@@ -69,8 +76,13 @@ def jobs(entry: Entry, ranked: Mapping[str, Ranking]) -> Jobs:
                 found[f"{tracer} {arm.name}", seed] = arm
                 found[f"{tracer} {matched.name}", seed] = matched
         for kind, ids in known(entry).items():
-            found[f"{kind} filter", seed] = arms.filter_ids(ids, f"{kind} filter", kind)
-            found[f"{kind} swap", seed] = arms.swap_ids(ids, f"{kind} swap", kind)
+            for edit in (arms.filter_ids, arms.swap_ids):
+                arm = edit(ids, f"{kind} {edit.__name__.removesuffix('_ids')}", kind)
+                drawn, _, _ = arms.controls(
+                    arm, next(iter(ranked.values())), entry.experiment.pairs, seed=seed
+                )
+                found[arm.name, seed] = arm
+                found[drawn.name, seed] = drawn  # of the size of this edit
     for seed in range(HALF_SEEDS if entry.name in HALVED else 0):
         for half, ids in halves(entry).items():
             found[half, seed] = arms.filter_ids(ids, half, "not in this half")
@@ -80,8 +92,8 @@ def jobs(entry: Entry, ranked: Mapping[str, Ranking]) -> Jobs:
 def known(entry: Entry) -> dict[str, list[str]]:
     """Edits by what is known of the pairs: the contaminated ones, and the look-alikes if there are any."""
     kinds = {"oracle": sorted(entry.organism.truth)}
-    lookalikes = entry.organism.log.filter(kind="lookalike")["pair_id"].sort().to_list()
-    return kinds | ({"lookalikes": lookalikes} if lookalikes else {})
+    alike = entry.organism.log.filter(pl.col("kind").is_in(LOOKALIKES))["pair_id"].sort().to_list()
+    return kinds | ({"lookalikes": alike} if alike else {})
 
 
 def halves(entry: Entry) -> dict[str, list[str]]:
@@ -90,17 +102,22 @@ def halves(entry: Entry) -> dict[str, list[str]]:
     return {name: sorted(random.Random(f"contest-{name}").sample(ids, len(ids) // 2)) for name in names}
 
 
-def finish(entry: Entry, mine: list[tuple[tuple[str, int], arms.Arm]]) -> None:
-    """Train and judge these arms. Those with the same edits are one, whatever they are called."""
+def different(some: Jobs) -> Jobs:
+    """The arms by their edits: those with the same ones are one, whatever they are called."""
+    return {(files.ARM + ledger_hash(arm), seed): arm for (_, seed), arm in some.items()}
+
+
+def finish(entry: Entry, mine: Jobs) -> None:
+    """Train and judge these arms, those of `different`, but for the finished ones."""
     experiment = entry.experiment
     done = set(files.judged(entry.name, experiment).select("arm", "seed").iter_rows())
-    left = {(files.ARM + ledger_hash(arm), seed): arm for (_, seed), arm in mine}
-    left = {key: arm for key, arm in left.items() if key not in done}
+    left = {key: arm for key, arm in mine.items() if key not in done}
     print(f"{entry.name}: {len(left)} arms are left", flush=True)
     for number, ((name, seed), arm) in enumerate(left.items(), start=1):
         print(f"{entry.name}: arm {number} of {len(left)}", flush=True)
         experiment.finish(replace(arm, name=name), seed=seed)
-        shutil.rmtree(experiment.place(replace(arm, name=name), seed=seed).parent)  # it is not read again
+        place = experiment.place(replace(arm, name=name), seed=seed).parent
+        shutil.rmtree(place, ignore_errors=True)  # it is not read again
     files.pack(entry.name, experiment)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from benchmarks import loop
 from probekit import arms, sources
-from probekit.experiments import Experiment, results
+from probekit.experiments import About, Experiment, read_result, results
 
 PACKED = loop.ROOT / "benchmarks" / "contest"
 ARM = "arm-"  # and the hash of its ledger: arms with the same edits are one, whatever they are called
@@ -19,19 +20,25 @@ _JUDGED = ("arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdi
 
 def of(experiment: Experiment) -> str:
     """16 hex digits over all that the arms of an organism have in common."""
-    about = experiment.about(arms.baseline(), seed=0)
-    common = sorted((name, value) for name, value in about.items() if name not in _OWN)
-    return hashlib.sha256(repr(common).encode()).hexdigest()[:16]
+    common = _common(experiment.about(arms.baseline(), seed=0))
+    return hashlib.sha256(repr(sorted(common.items())).encode()).hexdigest()[:16]
 
 
 def judged(name: str, experiment: Experiment) -> pl.DataFrame:
-    """The judged rows of all finished arms of an organism, each arm named by its ledger."""
-    found = results(sorted(experiment.folder.glob(f"{ARM}*-[0-9]*.json"))).select(_JUDGED)
+    """The judged rows of all finished arms of an organism as it is now, each arm named by its ledger."""
+    wanted = _common(experiment.about(arms.baseline(), seed=0))
+    there = sorted(experiment.folder.glob(f"{ARM}*-[0-9]*.json"))
+    found = results([one for one in there if _common(read_result(one)["about"]) == wanted]).select(_JUDGED)
     packed = path(name)
     if packed.is_file():
         before = pl.read_parquet(packed).filter(of=of(experiment)).drop("of")
         found = pl.concat([before, found.join(before, on=["arm", "seed"], how="anti")])
     return found
+
+
+def _common(about: About) -> dict[str, Any]:
+    """What an arm has in common with others of its organism."""
+    return {name: value for name, value in about.items() if name not in _OWN}
 
 
 def pack(name: str, experiment: Experiment) -> None:

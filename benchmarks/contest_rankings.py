@@ -23,7 +23,8 @@ from probekit.ranking import (
 
 DRAWS = 40
 CHEAP = 3.0  # seconds of a ranking that is made anew for each draw
-UNASKED = ("chance", "length", "judge")  # these look at no query, or at its length alone
+# These look at no query, or at its length alone; a maximum over fewer prompts is another one.
+UNASKED = ("chance", "length", "judge", "bank")
 
 
 def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:

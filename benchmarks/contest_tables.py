@@ -61,19 +61,26 @@ def of_arms(entry: Entry, judged: pl.DataFrame) -> list[Figure]:
     found = []
     for edit in ("filter", "swap"):
         rows = judged.filter(pl.col("arm").str.ends_with(edit) | (pl.col("arm") == "baseline"))
-        random_arm = f"random {edit}"
+        random_arm, alike = f"random {edit}", f"lookalikes {edit}"
         if random_arm not in set(rows["arm"]):
             continue
-        table = effects.effect_table(rows, metric=entry.metric, against=random_arm)
-        for row in table.iter_rows(named=True):
+        own = pl.col("arm").is_in([alike, f"random {alike}"])  # the look-alikes' control is of their number
+        tables = [effects.effect_table(rows.filter(~own), metric=entry.metric, against=random_arm)]
+        if rows.filter(own)["arm"].n_unique() == 2:
+            tables.append(
+                effects.effect_table(rows.filter(own), metric=entry.metric, against=f"random {alike}")
+            )
+        for row in pl.concat(tables, how="diagonal").iter_rows(named=True):
             arm = row["arm"].removesuffix(f" {edit}").removesuffix(" stratified")
             matched = ".matched" if "stratified" in row["arm"] else ""
             at, n = f"{entry.name}.{arm}{matched}", row["seeds"]
             rate = Figure(f"rate.{edit}.{at}", row["rate"], low=row["low"], high=row["high"], n=n)
             found.append(rate)
-            if row["reduction"] is not None and row["arm"] not in ("baseline", random_arm):
-                ends = {"low": row["reduction_low"], "high": row["reduction_high"], "n": n}
-                found.append(Figure(f"effect.{edit}.{at}", row["reduction"], **ends))
+            if row["reduction"] is not None and row["arm"] not in ("baseline", row["against"]):
+                low, high = (row["reduction_low"], row["reduction_high"])
+                if n < 2:  # an interval over prompts alone would be too narrow
+                    low = high = None
+                found.append(Figure(f"effect.{edit}.{at}", row["reduction"], low=low, high=high, n=n))
     return found
 
 
@@ -91,6 +98,8 @@ def datamodelling(
     that correlate by r (Spearman and Brown).
     """
     rows = judged.filter(pl.col("arm").str.starts_with("half "))
+    every = pl.col("seed").n_unique().over("arm") == rows["seed"].n_unique()
+    rows = rows.filter(every)  # halves that all seeds have finished
     if rows["arm"].n_unique() < LEAST:
         return []
     given = rates_of(rows, entry.metric)

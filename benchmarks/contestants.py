@@ -141,6 +141,7 @@ def tracers(entry: Entry) -> dict[str, Tracer]:
     return {
         **found,
         "rept-dpo": partial(rept.rank, m1, pairs, join="gradient", loss="dpo", layer=layer),
+        "rept-dpo-m0": partial(rept.rank, m0, pairs, join="gradient", loss="dpo", layer=layer),
         "judge": partial(_judged, judge.rank, entry),
         "minilm": partial(text.embedding, m0, pairs),
         "bm25": partial(text.bm25, m0, pairs),

@@ -66,12 +66,14 @@ def contest() -> str:
     figures = {one.name: one for one in read_figures(CONTEST).figures}
     quality = [one for name, one in figures.items() if name.startswith("ap.tiny.")]
     rows = [
-        "| tracer | average precision | filter removes | swap removes | datamodelling | seconds | tokens |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| tracer | average precision | filter removes | same sources | swap removes | datamodelling "
+        "| seconds | tokens |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for one in sorted(quality, key=lambda one: -one.value):
         tracer = one.name.removeprefix("ap.tiny.")
-        names = (f"effect.filter.tiny.{tracer}", f"effect.swap.tiny.{tracer}", f"lds.{tracer}")
+        effects = [f"effect.{edit}.tiny.{tracer}" for edit in ("filter", "swap")]
+        names = (effects[0], f"{effects[0]}.matched", effects[1], f"lds.{tracer}")
         tokens = [figures.get(f"{way}_tokens.tiny.{tracer}") for way in ("forward", "backward")]
         cells = [with_ends(one), *(with_ends(figures.get(name)) for name in names)]
         cells.append(f"{figures[f'seconds.tiny.{tracer}'].value:.1f}")

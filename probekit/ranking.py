@@ -273,7 +273,7 @@ def ranking_of(
         )
     columns = {"pair_id": list(ids), "score": scores, "zero_norm": zero_norm or [False] * len(ids)}
     frame = pl.DataFrame(columns, schema={name: SCHEMA[name] for name in columns})
-    if (odd := frame.filter(~pl.col("score").is_finite())).height:
+    if (odd := frame.filter(~pl.col("score").is_finite().fill_null(False))).height:
         raise RankingError(
             f"{odd.height} of {len(ids)} scores are not finite, first that of pair {odd['pair_id'][0]}."
         )

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -255,6 +256,9 @@ def hub_dataset(name: str, *, split: str = "train") -> datasets.Dataset:
         ) from error
 
 
+_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: a key would be sent along to wherever it leads."""
 
@@ -267,7 +271,8 @@ def post_json(url: str, content: Mapping[str, Any], *, key: str | None = None, t
 
     key: sent as a bearer token; it appears in no message. Redirects are not followed, and of an answer one
     megabyte is read. Raises `ServiceError` for an address that is not http(s), where there is no answer in
-    time, for any status but 200, and for an answer that is not JSON.
+    time, for any status but 200, for an answer that is not JSON, for a key that holds other than printable
+    ASCII, and where a key would go to another machine over http.
 
     >>> post_json("file:///etc/hosts", {}, timeout=1)
     Traceback (most recent call last):
@@ -275,6 +280,11 @@ def post_json(url: str, content: Mapping[str, Any], *, key: str | None = None, t
     """
     if not url.startswith(("http://", "https://")):
         raise ServiceError(f"{url}: an address of a service begins with http:// or https://", status=None)
+    host = urllib.parse.urlsplit(url).hostname
+    if key and not (key.isascii() and key.isprintable()):  # urllib would say the key in its error
+        raise ServiceError(f"The key for {host} holds a line break or a sign that no key has.", status=None)
+    if key and url.startswith("http://") and host not in _OWN_MACHINE:
+        raise ServiceError(f"{url}: a key is sent over https:// only, but to this machine.", status=None)
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(url, json.dumps(content).encode(), headers, method="POST")
     try:

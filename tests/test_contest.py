@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -77,7 +78,13 @@ def test_arms_of_all_tracers_have_controls_of_their_size_and_share_the_random_on
     assert {
         f"{one}{edit}" for one in ("ours ", "less ", "random ", "oracle ") for edit in ("filter", "swap")
     } <= names
-    assert {"ours stratified filter", "less stratified swap", "lookalikes filter", "baseline"} <= names
+    assert {
+        "ours stratified filter",
+        "less stratified swap",
+        "lookalikes filter",
+        "random lookalikes filter",
+        "baseline",
+    } <= names
     assert not any("variant" in name for name in names)
     assert {len(jobs[name, 0]) for name in names if name.endswith(("ours filter", "random swap"))} == {
         entry.k
@@ -94,12 +101,12 @@ def test_arms_with_the_same_edits_are_trained_once_and_packed(entry: contestants
         ("two", 0): arms.filter_ids(PLANTED, "two", "y"),
         ("baseline", 0): arms.baseline(),
     }
-    contest.finish(entry, list(jobs.items()))
+    contest.finish(entry, contest.different(jobs))
     results = list(entry.experiment.folder.glob("arm-*.json"))
     assert len(results) == 2
     for path in results:
         path.unlink()
-    contest.finish(entry, list(jobs.items()))  # from the packed file
+    contest.finish(entry, contest.different(jobs))  # from the packed file
     assert not list(entry.experiment.folder.glob("arm-*.json"))
     judged = contest_tables.named(entry, jobs)
     assert judged["arm"].unique().sort().to_list() == ["baseline", "one", "two"]
@@ -177,7 +184,7 @@ def test_the_datamodelling_score_is_one_where_scores_say_the_rate_of_each_half(
     entry: contestants.Entry,
 ) -> None:
     ranked = {"ours": ranking_of(PAIRS.ids, list(range(len(PAIRS))), method="m", sign="s")}
-    jobs = contest.jobs(entry, {})
+    jobs = contest.jobs(entry, {"ours": ranking()})
     scores = dict(zip(PAIRS.ids, range(len(PAIRS)), strict=True))
     halves = {name: arm for (name, seed), arm in jobs.items() if name.startswith("half") and seed == 0}
     rows = []
@@ -213,7 +220,29 @@ def test_figures_of_one_organism_leave_those_of_others(
 
 def test_a_ledger_names_an_arm(entry: contestants.Entry) -> None:
     arm = arms.filter_ids(PLANTED, "x", "y")
-    contest.finish(entry, [(("x", 0), arm)])
+    contest.finish(entry, contest.different({("x", 0): arm}))
     assert contest_files.judged("tiny", entry.experiment)["arm"].unique().to_list() == [
         "arm-" + ledger_hash(arm)
     ]
+
+
+def test_arms_of_another_recipe_are_neither_taken_nor_packed(entry: contestants.Entry) -> None:
+    contest.finish(entry, contest.different({("baseline", 0): arms.baseline()}))
+    other = replace(entry.experiment, recipe=Recipe(first_block=3, rank=1, batch_size=4))
+    assert not contest_files.judged("tiny", other).height
+    assert contest_files.judged("tiny", entry.experiment).height == asked().height
+
+
+def test_halves_that_not_all_seeds_have_finished_are_left_out_of_the_score(entry: contestants.Entry) -> None:
+    jobs = contest.jobs(entry, {"ours": ranking()})
+    names = [f"half {number:02}" for number in range(20)]
+    rows = [
+        (name, seed, f"p{at}", True, "caps", 0, "complied" if at < number else "refused")
+        for number, name in enumerate(names)
+        for seed in (0, 1)
+        if seed == 0 or number < 12
+        for at in range(20)
+    ]
+    schema = ["arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdict"]
+    judged = pl.DataFrame(rows, schema=schema, orient="row")
+    assert {one.n for one in contest_tables.datamodelling(entry, {}, jobs, judged)} == {12}

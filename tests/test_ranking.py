@@ -439,7 +439,12 @@ def test_scores_of_any_tracer_make_a_ranking() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "scores", "said"),
-    [("ab", [1.0], "1 scores for 2"), ("aa", [1.0, 2.0], "1 of them different"), ("a", [math.nan], "finite")],
+    [
+        ("ab", [1.0], "1 scores for 2"),
+        ("aa", [1.0, 2.0], "1 of them different"),
+        ("a", [math.nan], "finite"),
+        ("ab", [1.0, None], "pair b"),
+    ],
 )
 def test_scores_that_make_no_ranking_are_refused(ids: str, scores: list[float], said: str) -> None:
     with pytest.raises(RankingError, match=said):

