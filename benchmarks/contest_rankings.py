@@ -22,7 +22,7 @@ from probekit.ranking import (
 )
 
 DRAWS = 40
-CHEAP = 3.0  # seconds of a ranking that is made anew for each draw
+CHEAP = 3.0  # seconds of a draw, above which there is no interval
 # These look at no query, or at its length alone; a maximum over fewer prompts is another one.
 UNASKED = ("chance", "length", "judge", "bank")
 
@@ -38,7 +38,7 @@ def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:
             begin = time.perf_counter()
             found = rank(entry.asked[0])
             seconds = time.perf_counter() - begin
-            content["tracers"][name] = {"seconds": seconds, **card(name, found, entry, rank, seconds)}
+            content["tracers"][name] = {"seconds": seconds, **card(name, found, entry, rank)}
             scores = found.frame.select("pair_id", pl.col("score").alias(name))
             table = table.join(scores, on="pair_id", maintain_order="left")
             write_result(path, about, table, tracers=content["tracers"])
@@ -62,10 +62,10 @@ def kept(entry: Entry) -> dict[str, Any]:
     return {"about": about, "tracers": {}, "columns": ["pair_id"], "rows": [(one,) for one in ids]}
 
 
-def card(name: str, found: Ranking, entry: Entry, rank: Tracer, seconds: float) -> dict[str, Any]:
+def card(name: str, found: Ranking, entry: Entry, rank: Tracer) -> dict[str, Any]:
     """What is measured of a ranking."""
     truth, k = entry.organism.truth, entry.k
-    low, high = (None, None) if name in UNASKED else spread(found, entry, rank, seconds)
+    low, high = (None, None) if name in UNASKED else spread(found, entry, rank)
     return {
         "method": found.name, "sign": found.sign, "k": k, "pairs": len(found),
         "cost": None if found.cost is None else found.cost._asdict(),
@@ -77,20 +77,20 @@ def card(name: str, found: Ranking, entry: Entry, rank: Tracer, seconds: float) 
     }  # fmt: skip
 
 
-def spread(found: Ranking, entry: Entry, rank: Tracer, seconds: float) -> tuple[float | None, float | None]:
+def spread(found: Ranking, entry: Entry, rank: Tracer) -> tuple[float | None, float | None]:
     """The 95 % interval of the average precision over the prompts that were asked.
 
     From rankings by random halves of them, drawn without replacement, which vary as those of a bootstrap over
     all do. A tracer that scores pair by query is not run again, another one only if it is quick.
     """
     queries, drawn = entry.asked[0], list[float]()
-    prompts = sorted(set(queries["prompt_id"]))
-    if found.by_query is None and seconds > CHEAP:
-        return None, None
+    prompts, begin = sorted(set(queries["prompt_id"])), time.perf_counter()
     for draw in range(DRAWS):
         half = random.Random(f"contest-draw-{draw}").sample(prompts, len(prompts) // 2)
         asked = queries.filter(pl.col("prompt_id").is_in(half))
         some = rank(asked) if found.by_query is None else found.of_queries(asked["contrast_id"].to_list())
         drawn.append(average_precision(some, entry.organism.truth))
+        if time.perf_counter() - begin > CHEAP * (draw + 1):
+            return None, None
     ordered = sorted(drawn)
     return ordered[round(0.025 * (DRAWS - 1))], ordered[round(0.975 * (DRAWS - 1))]

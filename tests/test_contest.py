@@ -156,7 +156,7 @@ def test_a_tracer_with_scores_by_query_is_not_run_again_for_its_interval(entry: 
     def never(queries: pl.DataFrame) -> Ranking:
         raise AssertionError
 
-    low, high = contest_rankings.spread(found, entry, never, 1000.0)
+    low, high = contest_rankings.spread(found, entry, never)
     assert low is not None
     assert high is not None
     assert low <= high
