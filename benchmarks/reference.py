@@ -79,6 +79,9 @@ def contest() -> str:
         cells.append(f"{figures[f'seconds.tiny.{tracer}'].value:.1f}")
         cells.append(" + ".join(f"{count.value:,.0f}" for count in tokens if count is not None))
         rows.append(f"| `{tracer}` | {' | '.join(cells)} |")
+    for known in ("oracle", "lookalikes"):  # edits by what is known of the pairs
+        both = [with_ends(figures.get(f"effect.{edit}.tiny.{known}")) for edit in ("filter", "swap")]
+        rows.append(f"| *{known}* |  | {both[0]} |  | {both[1]} |  |  |  |")
     return "\n".join(rows) + "\n"
 
 
