@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:
     for name, rank in tracers(entry).items() if make else ():
         if name not in content["tracers"]:
             print(f"{entry.name}: ranking by {name}", flush=True)
+            shutil.rmtree(entry.store(name), ignore_errors=True)  # or what it takes would not be all
             begin = time.perf_counter()
             found = rank(entry.asked[0])
             seconds = time.perf_counter() - begin

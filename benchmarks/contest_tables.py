@@ -71,7 +71,7 @@ def of_arms(entry: Entry, judged: pl.DataFrame) -> list[Figure]:
                 effects.effect_table(rows.filter(own), metric=entry.metric, against=f"random {alike}")
             )
         for row in pl.concat(tables, how="diagonal").iter_rows(named=True):
-            arm = row["arm"].removesuffix(f" {edit}").removesuffix(" stratified")
+            arm = row["arm"].removesuffix(f" {edit}").removesuffix(" stratified").replace(" ", "_")
             matched = ".matched" if "stratified" in row["arm"] else ""
             at, n = f"{entry.name}.{arm}{matched}", row["seeds"]
             rate = Figure(f"rate.{edit}.{at}", row["rate"], low=row["low"], high=row["high"], n=n)

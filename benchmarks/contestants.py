@@ -62,6 +62,10 @@ class Entry:
         """How many pairs are edited: as many as are contaminated."""
         return len(self.organism.truth)
 
+    def store(self, tracer: str) -> Path:
+        """Where a tracer of ours keeps its vectors."""
+        return RUNS / self.name / f"vectors-{self.experiment.m0.fingerprint}" / tracer
+
     @cached_property
     def m1(self) -> Checkpoint:
         """M0 after DPO on all pairs, with seed 0."""
@@ -121,7 +125,7 @@ def tracers(entry: Entry) -> dict[str, Tracer]:
     twins = entry.asked[1]
     methods = CONTROLLED if twins is not None else UNCONTROLLED
     # Apart for each tracer, so that none finds what another has read; its own draws find what it has read.
-    stores = {name: VectorStore(RUNS / entry.name / f"vectors-{m0.fingerprint}" / name) for name in methods}
+    stores = {name: VectorStore(entry.store(name)) for name in methods}
     ours = {
         name: partial(probe.rank, m0, pairs, layer=layer, method=method, twins=twins, store=stores[name])
         for name, method in methods.items()
