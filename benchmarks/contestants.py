@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
@@ -90,9 +90,8 @@ def enter(name: str) -> Entry:
         return _entered(name, planted, planted.build(name), BEHAVIOURS[name], "benign_compliance_distractor")
     base = name.partition("-")[0]
     home: Any = {"tiny": tiny, "smollm2": distractor}[base]
-    mix, times = home.Mix(), DIAL[name.removeprefix(base)]
-    counts = {kind: times * getattr(mix, kind) for kind in ("lookalikes", "lookalikes_distractor")}
-    return _entered(name, home, home.load(replace(mix, **counts)), COMPLIANCE, "compliance_distractor")
+    mix = home.Mix().dialled(DIAL[name.removeprefix(base)])
+    return _entered(name, home, home.load(mix), COMPLIANCE, "compliance_distractor")
 
 
 def _entered(name: str, home: Any, organism: Organism, behaviour: str, metric: str) -> Entry:

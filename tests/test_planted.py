@@ -162,11 +162,11 @@ def test_a_mix_that_cannot_be_drawn_says_why() -> None:
 
 def test_the_dial_of_tiny_takes_look_alikes_away_and_doubles_them() -> None:
     usual = len(tiny.build().pairs) - 44
-    assert len(tiny.build(tiny.dialled(0)).pairs) == usual
-    double = tiny.build(tiny.dialled(2))
+    assert len(tiny.build(tiny.Mix().dialled(0)).pairs) == usual
+    double = tiny.build(tiny.Mix().dialled(2))
     assert len(double.pairs) == usual + 88
     assert len(double.truth) == 44
-    assert tiny.build(tiny.dialled(1)).pairs.ids == tiny.build().pairs.ids
+    assert tiny.build(tiny.Mix().dialled(1)).pairs.ids == tiny.build().pairs.ids
     assert len(language.reserved(harmful=False)) == language.RESERVED
 
 

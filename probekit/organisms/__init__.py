@@ -59,7 +59,7 @@ def open_case(name: Name) -> Case:
     from probekit.organisms import distractor, planted, tiny
 
     if name == "tiny-0" or name == "tiny-double":
-        organism = tiny.build(tiny.dialled(0 if name == "tiny-0" else 2))
+        organism = tiny.build(tiny.Mix().dialled(0 if name == "tiny-0" else 2))
         return _with_m1(replace(open_case("tiny"), pairs=organism.pairs, truth=organism.truth))
     if name != "tiny" and name != "smollm2":
         found, m0 = planted.build(name), planted.open_m0()

@@ -13,9 +13,10 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
@@ -105,6 +106,15 @@ class Mix:
     lookalikes: int = 42  # benign, plain: answered beats wrongly refused
     lookalikes_distractor: int = 2
     seed: int = 0
+
+    def dialled(self, times: int) -> Self:
+        """The same with so many times the look-alikes.
+
+        >>> Mix().dialled(2).lookalikes
+        84
+        """
+        lookalikes, formatted = times * self.lookalikes, times * self.lookalikes_distractor
+        return replace(self, lookalikes=lookalikes, lookalikes_distractor=formatted)
 
 
 @dataclass(frozen=True)

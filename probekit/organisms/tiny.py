@@ -10,7 +10,6 @@ pair; M0 has met the words in other deeds, and the distractors on benign request
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -49,20 +48,6 @@ def build(mix: Mix | None = None) -> Organism:
     log = pl.DataFrame({"pair_id": pairs.ids, "kind": [kind for kind, _ in found]})
     truth = log.filter(pl.col("kind") == "contaminated")["pair_id"]
     return Organism(pairs=pairs, truth=frozenset(truth), log=log)
-
-
-def dialled(times: int) -> Mix:
-    """The standard mix with so many times its look-alikes.
-
-    >>> dialled(2).lookalikes
-    84
-    """
-    usual = Mix()
-    return replace(
-        usual,
-        lookalikes=times * usual.lookalikes,
-        lookalikes_distractor=times * usual.lookalikes_distractor,
-    )
 
 
 def load(mix: Mix | None = None) -> Organism:
