@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import polars as pl
 
 from benchmarks import contest_files as files
-from benchmarks import loop, notebooks
+from benchmarks import loop
 from benchmarks.contest_rankings import kept
 from benchmarks.contestants import Entry
+from benchmarks.results import keep
 from probekit import arms, effects
 from probekit.experiments import ledger_hash
 from probekit.figures import Figure
@@ -29,7 +30,7 @@ def write(entry: Entry, ranked: Mapping[str, Ranking], jobs: Mapping[tuple[str, 
     if judged.height:
         found += of_arms(entry, judged)
         found += datamodelling(entry, ranked, jobs, judged)
-    notebooks.keep(FIGURES, found, command="make contest")
+    keep(FIGURES, found, command="make contest")
 
 
 def of_rankings(entry: Entry) -> list[Figure]:

@@ -14,15 +14,16 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.lab import SEVERITIES, chromium
 from benchmarks.loop import ROOT
-from probekit.figures import Figure, FigureError, read_figures, write_figures
+from benchmarks.results import keep
+from probekit.figures import Figure
 
 FIGURES = ROOT / "benchmarks" / "notebooks.json"
 FOLDER = ROOT / "runs" / "notebooks"
+COMMAND = "make notebooks"
 JOURNEYS = "tests/browser/test_lab.py"
 NOT_PASSED = ("failure", "error", "skipped")
 
@@ -38,7 +39,7 @@ def main() -> None:
     if options.only in (None, "runs"):
         run_twice(options.model, options.out, anew=not options.keep)
     if options.only == "journeys" or (options.only is None and options.model == "tiny"):
-        keep(options.out, journeys())
+        keep(options.out, journeys(), command=COMMAND)
 
 
 def run_twice(model: str, out: Path, *, anew: bool) -> None:
@@ -53,7 +54,7 @@ def run_twice(model: str, out: Path, *, anew: bool) -> None:
             print(f"{path.stem}: {turn} run {seconds:.0f} s", flush=True)
             name = f"{model}.{path.stem}.{turn}_run"
             found.append(Figure(name, seconds, n=1, unit="seconds", target=target(name)))
-            keep(out, [*found, *retrain(home, model)])
+            keep(out, [*found, *retrain(home, model)], command=COMMAND)
 
 
 def journeys() -> list[Figure]:
@@ -138,17 +139,6 @@ def retrain(home: Path, model: str) -> list[Figure]:
             n=len(seconds), unit="seconds", target=limit,
         )
     ]  # fmt: skip
-
-
-def keep(path: Path, found: Sequence[Figure], *, command: str = "make notebooks") -> None:
-    """Have these figures in the file, in the place of those of the same names, beside the others."""
-    try:
-        before = read_figures(path).figures
-    except FigureError:
-        before = ()
-    new = {one.name: one for one in found}
-    both = {one.name: one for one in before} | new
-    write_figures(path, [both[name] for name in sorted(both)], command=command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Jobs shared between processes, and what each stage of a run took."""
+"""Jobs shared between processes, what each stage of a run took, and figures put beside others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import polars as pl
 
 from probekit import sources
 from probekit.experiments import ResultError
+from probekit.figures import Figure, FigureError, read_figures, write_figures
 
 
 def share(jobs: Sequence[Any], part: str) -> list[Any]:
@@ -84,3 +85,14 @@ class Costs:
         return pl.DataFrame(
             rows, schema={"stage": pl.String, "seconds": pl.Float64, "tokens": pl.Int64}, orient="row"
         )
+
+
+def keep(path: Path, found: Sequence[Figure], *, command: str) -> None:
+    """Have these figures in the file, in the place of those of the same names, beside the others."""
+    try:
+        before = read_figures(path).figures
+    except FigureError:
+        before = ()
+    new = {one.name: one for one in found}
+    both = {one.name: one for one in before} | new
+    write_figures(path, [both[name] for name in sorted(both)], command=command)
