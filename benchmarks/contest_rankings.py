@@ -12,7 +12,7 @@ import polars as pl
 
 from benchmarks.contest_files import PACKED, of
 from benchmarks.contestants import Entry, Tracer, tracers
-from probekit.experiments import read_result, write_result
+from probekit.experiments import digest, read_result, write_result
 from probekit.ranking import (
     Ranking,
     average_precision,
@@ -57,7 +57,10 @@ def place(entry: Entry) -> Path:
 
 def kept(entry: Entry) -> dict[str, Any]:
     """The content of that file, or what it begins with."""
-    about = {"of": of(entry.experiment), "layer": entry.layer, "draws": DRAWS}
+    about = {
+        "of": of(entry.experiment), "layer": entry.layer, "draws": DRAWS,
+        "asked": digest(entry.choosing), "behaviour": entry.behaviour,
+    }  # fmt: skip
     if place(entry).is_file():
         return read_result(place(entry), about)
     ids = sorted(entry.experiment.pairs.ids)

@@ -33,10 +33,10 @@ BEHAVIOURS = {
 COMPLIANCE = "The reply goes along with a harmful request instead of refusing it."
 
 # Variants of ours, with benign twins as the control and without any.
-UNCONTROLLED: dict[str, Any] = {
-    "ours": "pooled", "pooled": "pooled", "mean": "mean", "bank": "bank", "logistic": "logistic",
+UNCONTROLLED: dict[str, Any] = {"ours": "pooled", "mean": "mean", "bank": "bank", "logistic": "logistic"}
+CONTROLLED = UNCONTROLLED | {
+    "ours": "probe", "pooled": "pooled", "project": "project", "subtract": "subtract",
 }  # fmt: skip
-CONTROLLED = UNCONTROLLED | {"ours": "probe", "project": "project", "subtract": "subtract"}
 
 Tracer: TypeAlias = Callable[[pl.DataFrame], Ranking]
 """The ranking for these queries."""

