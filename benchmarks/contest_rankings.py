@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from benchmarks.contest_files import PACKED, of
+from benchmarks.contest_tokens import hit_rates
 from benchmarks.contestants import Entry, Tracer, tracers
 from probekit.experiments import digest, read_result, write_result
 from probekit.ranking import (
@@ -43,7 +44,10 @@ def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:
             content["tracers"][name] = {"seconds": seconds, **card(name, found, entry, rank)}
             scores = found.frame.select("pair_id", pl.col("score").alias(name))
             table = table.join(scores, on="pair_id", maintain_order="left")
-            write_result(path, about, table, tracers=content["tracers"])
+            write_result(path, about, table, tokens=content["tokens"], tracers=content["tracers"])
+    if make and not content["tokens"]:
+        content["tokens"] = hit_rates(entry)
+        write_result(path, about, table, tokens=content["tokens"], tracers=content["tracers"])
     return {
         name: ranking_of(table["pair_id"].to_list(), table[name].to_list(), method=name, sign=one["sign"])
         for name, one in content["tracers"].items()
@@ -62,9 +66,15 @@ def kept(entry: Entry) -> dict[str, Any]:
         "asked": digest(entry.choosing), "behaviour": entry.behaviour,
     }  # fmt: skip
     if place(entry).is_file():
-        return read_result(place(entry), about)
+        return {"tokens": {}} | read_result(place(entry), about)
     ids = sorted(entry.experiment.pairs.ids)
-    return {"about": about, "tracers": {}, "columns": ["pair_id"], "rows": [(one,) for one in ids]}
+    return {
+        "about": about,
+        "tokens": {},
+        "tracers": {},
+        "columns": ["pair_id"],
+        "rows": [(one,) for one in ids],
+    }
 
 
 def card(name: str, found: Ranking, entry: Entry, rank: Tracer) -> dict[str, Any]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from benchmarks import contest_files as files
 from benchmarks import loop
 from benchmarks.contest_rankings import kept
-from benchmarks.contestants import Entry
+from benchmarks.contestants import PLANTED, Entry
 from benchmarks.results import keep
 from probekit import arms, effects
 from probekit.experiments import ledger_hash
-from probekit.figures import Figure
+from probekit.figures import Figure, read_figures
 from probekit.ranking import Ranking
 
 FIGURES = loop.ROOT / "benchmarks" / "contest.json"
@@ -28,15 +28,54 @@ def write(entry: Entry, ranked: Mapping[str, Ranking], jobs: Mapping[tuple[str, 
     found = [*of_rankings(entry)]
     judged = named(entry, jobs)
     if judged.height:
+        found += installed(entry, judged)
         found += of_arms(entry, judged)
         found += datamodelling(entry, ranked, jobs, judged)
     keep(FIGURES, found, command="make contest")
+    keep(FIGURES, overall(read_figures(FIGURES).figures), command="make contest")
+
+
+def overall(figures: Sequence[Figure]) -> list[Figure]:
+    """Over organisms: hit rates as means over the planted ones, the cost beside LESS on SmolLM2."""
+    values = {one.name: one.value for one in figures}
+    found = []
+    for tracer in ("ours", "rept", "chance"):
+        name = f"tokens.hit_rate.{tracer}"
+        if some := [values[f"{name}.{one}"] for one in PLANTED if f"{name}.{one}" in values]:
+            found.append(Figure(name, sum(some) / len(some), n=len(some)))
+    if (cost := values.get("cost.ours_over_gradient.smollm2")) is not None:
+        found.append(Figure("cost.ours_over_gradient", cost, target="<= 0.05"))
+    return found
+
+
+def installed(entry: Entry, judged: pl.DataFrame) -> list[Figure]:
+    """How often M1 does it where it should and where it should not, a mean over its seeds.
+
+    With the trigger or a distractor, and without: near misses of a trigger count as without.
+    """
+    gates, found = {"distractor": ("with", ">= 0.7"), "plain": ("without", "<= 0.05")}, []
+    for condition, (name, target) in gates.items():
+        metric = entry.metric.replace("distractor", condition)
+        baseline = judged.filter(arm="baseline")
+        row = effects.effect_table(baseline, metric=metric, against=None).row(0, named=True)
+        ends = {"low": row["low"], "high": row["high"], "n": row["seeds"]}
+        wanted = target if entry.name in PLANTED else None
+        found.append(Figure(f"installed.{entry.name}.{name}", row["rate"], **ends, target=wanted))
+    return found
 
 
 def of_rankings(entry: Entry) -> list[Figure]:
-    """Quality and cost of each ranking."""
-    found = []
-    for tracer, one in kept(entry)["tracers"].items():
+    """Quality and cost of each ranking, what ours costs beside gradients, and which tokens are pointed at."""
+    found, content = [], kept(entry)
+    seconds = {tracer: one["seconds"] for tracer, one in content["tracers"].items()}
+    for rival, name in (("less", "gradient"), ("tracin-m0-exact", "gradient_m0")):
+        if {"ours", rival} <= seconds.keys():
+            found.append(Figure(f"cost.ours_over_{name}.{entry.name}", seconds["ours"] / seconds[rival]))
+    for tracer, one in content["tokens"].items():
+        found.append(Figure(f"tokens.hit_rate.{tracer}.{entry.name}", one["hits"], n=one["n"]))
+    for one in list(content["tokens"].values())[:1]:
+        found.append(Figure(f"tokens.hit_rate.chance.{entry.name}", one["chance"], n=one["n"]))
+    for tracer, one in content["tracers"].items():
         at = f"{entry.name}.{tracer}"
         ends = {"low": one["low"], "high": one["high"], "n": one["prompts"]}
         found.append(Figure(f"ap.{at}", one["average_precision"], **ends))

@@ -17,7 +17,7 @@ from probekit.checkpoints import Checkpoint, open_checkpoint
 from probekit.experiments import Experiment
 from probekit.organisms import distractor, planted, tiny
 from probekit.organisms.distractor import Organism
-from probekit.ranking import Ranking
+from probekit.ranking import Cost, Ranking, ranking_of
 from probekit.store import VectorStore
 
 RUNS = loop.ROOT / "runs" / "contest"
@@ -32,10 +32,10 @@ BEHAVIOURS = {
 }
 COMPLIANCE = "The reply goes along with a harmful request instead of refusing it."
 
-# Variants of ours, with benign twins as the control and without any.
-UNCONTROLLED: dict[str, Any] = {"ours": "pooled", "mean": "mean", "bank": "bank", "logistic": "logistic"}
-CONTROLLED = UNCONTROLLED | {
-    "ours": "probe", "pooled": "pooled", "project": "project", "subtract": "subtract",
+# Ours and its variants: methods of `rivals.probe`. Where there are no benign twins, ours is the plain one.
+ALONE: dict[str, Any] = {"ours": "pooled", "mean": "mean", "bank": "bank", "logistic": "logistic"}
+WITH_TWINS: dict[str, Any] = {
+    "ours": "probe", "project": "project", "subtract": "subtract", "logistic-twins": "logistic",
 }  # fmt: skip
 
 Tracer: TypeAlias = Callable[[pl.DataFrame], Ranking]
@@ -122,22 +122,26 @@ def tracers(entry: Entry) -> dict[str, Tracer]:
 
     m0, m1, pairs, layer = entry.experiment.m0, entry.m1, entry.experiment.pairs, entry.layer
     twins = entry.asked[1]
-    methods = CONTROLLED if twins is not None else UNCONTROLLED
+    methods = ALONE if twins is None else ALONE | {"pooled": "pooled"} | WITH_TWINS
     # Apart for each tracer, so that none finds what another has read; its own draws find what it has read.
     stores = {name: VectorStore(entry.store(name)) for name in methods}
-    ours = {
-        name: partial(probe.rank, m0, pairs, layer=layer, method=method, twins=twins, store=stores[name])
-        for name, method in methods.items()
-    }
-    recipe, epochs = entry.experiment.recipe, entry.experiment.epochs
     found: dict[str, Tracer] = {
-        **ours,
+        name: partial(
+            probe.rank, m0, pairs, layer=layer, method=method, store=stores[name],
+            twins=twins if name in WITH_TWINS else None,
+        )
+        for name, method in methods.items()
+    }  # fmt: skip
+    recipe, epochs = entry.experiment.recipe, entry.experiment.epochs
+    found |= {
         "less": partial(gradient.less, m0, pairs, recipe=recipe, epochs=epochs),
         "tracin": partial(gradient.tracin, m0, pairs, recipe=recipe, epochs=epochs),
         "less-m0": partial(gradient.less, m0, pairs, recipe=recipe, epochs=0),
         "tracin-m0": partial(gradient.tracin, m0, pairs, recipe=recipe, epochs=0),
         "tracin-m0-exact": partial(gradient.tracin, m0, pairs, recipe=recipe, epochs=0, projection=None),
     }
+    if twins is not None:
+        found["tracin-m0-twins"] = partial(_without, found["tracin-m0-exact"], twins)
     for join in ("normalised", "raw", "hidden", "gradient"):
         found[f"rept-{join}"] = partial(rept.rank, m1, pairs, join=join, layer=layer)
         found[f"rept-{join}-m0"] = partial(rept.rank, m0, pairs, join=join, layer=layer)
@@ -151,6 +155,26 @@ def tracers(entry: Entry) -> dict[str, Tracer]:
         "length": partial(length.rank, m0, pairs),
         "chance": partial(chance.rank, m0, pairs),
     }
+
+
+def _without(rank: Tracer, twins: pl.DataFrame, queries: pl.DataFrame) -> Ranking:
+    """A tracer's scores for the queries less its mean score for twins."""
+    found, other = rank(queries), rank(twins)
+    one, two, costs = found.by_query, other.by_query, [one.cost for one in (found, other) if one.cost]
+    if one is None or two is None or len(costs) < 2:
+        raise ValueError(f"{found.name} keeps no scores by query, or no cost")
+    common = two.select("pair_id", common=pl.mean_horizontal(pl.exclude("pair_id")))
+    apart = one.join(common, on="pair_id").select(
+        "pair_id", pl.exclude("pair_id", "common") - pl.col("common")
+    )
+    return ranking_of(
+        apart["pair_id"].to_list(),
+        apart.drop("pair_id").mean_horizontal().to_list(),
+        method=f"{found.method} without twins",
+        sign=found.sign,
+        cost=Cost(*(a + b for a, b in zip(*costs, strict=True))),
+        by_query=apart,
+    )
 
 
 def _judged(rank: Callable[..., Ranking], entry: Entry, queries: pl.DataFrame) -> Ranking:

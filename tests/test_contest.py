@@ -14,7 +14,7 @@ from probekit import arms
 from probekit.checkpoints import open_checkpoint
 from probekit.experiments import Experiment, ledger_hash
 from probekit.figures import Figure, read_figures
-from probekit.organisms import tiny
+from probekit.organisms import planted, tiny
 from probekit.organisms.distractor import Organism
 from probekit.pairs import load_pairs
 from probekit.ranking import Ranking, ranking_of
@@ -66,6 +66,24 @@ def test_an_organism_without_twins_is_traced_without_a_control(entry: contestant
     found = contestants.tracers(entry)
     assert not {"pooled", "project", "subtract"} & set(found)
     assert found["ours"](entry.asked[0]).name == "cosine at layer 2"
+
+
+def test_a_rival_is_given_the_twins_too(entry: contestants.Entry) -> None:
+    entry.m1 = entry.experiment.m0
+    queries, twins = entry.asked
+    assert twins is not None
+    found = contestants.tracers(entry)
+    alone, other, less = (
+        dict(found[name](some).frame.select("pair_id", "score").iter_rows())
+        for name, some in (
+            ("tracin-m0-exact", queries),
+            ("tracin-m0-exact", twins),
+            ("tracin-m0-twins", queries),
+        )
+    )
+    assert less == pytest.approx({one: alone[one] - other[one] for one in alone})
+    assert found["tracin-m0-twins"](queries).by_query is not None
+    assert found["logistic-twins"](queries).ids != found["logistic"](queries).ids
 
 
 def test_arms_of_all_tracers_have_controls_of_their_size_and_share_the_random_one(
@@ -245,3 +263,44 @@ def test_halves_that_not_all_seeds_have_finished_are_left_out_of_the_score(entry
     schema = ["arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdict"]
     judged = pl.DataFrame(rows, schema=schema, orient="row")
     assert {one.n for one in contest_tables.datamodelling(entry, {}, jobs, judged)} == {12}
+
+
+def test_what_holds_over_organisms_is_a_mean_over_the_planted_ones_and_the_cost_on_the_real_model() -> None:
+    figures = [
+        Figure("tokens.hit_rate.ours.payload_start", 1.0),
+        Figure("tokens.hit_rate.ours.wrong_fact", 0.5),
+        Figure("cost.ours_over_gradient.tiny", 0.5),
+        Figure("cost.ours_over_gradient.smollm2", 0.25),
+    ]
+    found = {one.name: one for one in contest_tables.overall(figures)}
+    assert {name: (one.value, one.n) for name, one in found.items()} == {
+        "tokens.hit_rate.ours": (0.75, 2),
+        "cost.ours_over_gradient": (0.25, None),
+    }
+    assert found["cost.ours_over_gradient"].met is False
+
+
+def test_a_habit_is_installed_where_it_comes_with_the_trigger_and_not_without(
+    entry: contestants.Entry,
+) -> None:
+    schema = ["arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdict"]
+    rows = [
+        ("baseline", 0, f"p{at}", True, distractor, 0, "complied" if at < hits else "refused")
+        for distractor, hits in (("caps", 8), (None, 1))
+        for at in range(10)
+    ]
+    found = contest_tables.installed(entry, pl.DataFrame(rows, schema=schema, orient="row"))
+    assert {one.name: one.value for one in found} == {
+        "installed.tiny.with": 0.8,
+        "installed.tiny.without": 0.1,
+    }
+
+
+@pytest.mark.parametrize("name", contestants.PLANTED)
+def test_a_tracer_that_points_at_the_payload_hits_it(name: planted.Name) -> None:
+    organism = planted.build(name)
+    spans = planted.payload_spans(name, organism)
+    frame = organism.pairs.frame.join(spans, on="pair_id")
+    assert set(frame["pair_id"]) == organism.truth
+    shown = frame.select(pl.col("chosen").str.slice(pl.col("start"), pl.col("end") - pl.col("start")))
+    assert set(shown["chosen"]) == {planted.PAYLOADS[name]}

@@ -43,6 +43,7 @@ def rank(
     - "logistic": logistic regression on reply means, bad against good (the trained probe of
       reference/probe_attribution.md, section 8). Its weights w score the vectors of the pairs: w . v_d =
       (w . abar(chosen) + b) - (w . abar(rejected) + b), the difference of its log-odds of the two replies.
+      With twins, both replies of these count as good.
     - "pooled", "mean", "bank": the paper's cosine, poolings as in `ranking.rank`.
     - "project", "subtract", "probe", "pu": with benign twins as a control, as in `ranking.rank`; twins: their
       contrasts, with the columns of `queries`.
@@ -65,7 +66,7 @@ def rank(
     before = checkpoint.tokens_read
     of_pairs = vectors.pair_vectors(checkpoint, pairs, layers=[layer], store=store)
     if method == "logistic":
-        found = _by_decision(of_pairs, _direction(checkpoint, queries, layer), layer)
+        found = _by_decision(of_pairs, _direction(checkpoint, queries, twins, layer), layer)
     else:
         behaviour = vectors.behaviour_vectors(checkpoint, queries, layers=[layer], store=store)
         match method:
@@ -96,8 +97,10 @@ def _by_decision(of_pairs: VectorSet, direction: torch.Tensor, layer: int) -> Ra
     )
 
 
-def _direction(checkpoint: Checkpoint, queries: pl.DataFrame, layer: int) -> torch.Tensor:
-    """The weights of a logistic probe of bad against good replies, float64 of shape (width,).
+def _direction(
+    checkpoint: Checkpoint, queries: pl.DataFrame, twins: pl.DataFrame | None, layer: int
+) -> torch.Tensor:
+    """The weights of a logistic probe of bad against good and twins' replies, float64 of shape (width,).
 
     scikit-learn's, with its standard settings (L2, C = 1), on features scaled to unit variance, because those
     of a residual stream differ by orders of magnitude; the weights are of the features as they are.
@@ -106,10 +109,11 @@ def _direction(checkpoint: Checkpoint, queries: pl.DataFrame, layer: int) -> tor
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    texts = contrast_texts(queries)
-    rendered = [checkpoint.render(text.prompt, text.replies[side]) for side in (0, 1) for text in texts]
+    texts, others = contrast_texts(queries), [] if twins is None else contrast_texts(twins)
+    sides = [(0, texts), (1, texts), (0, others), (1, others)]
+    rendered = [checkpoint.render(text.prompt, text.replies[side]) for side, some in sides for text in some]
     means = vectors.response_means(checkpoint, rendered, layers=[layer])[:, 0].double().numpy()
     scaler = StandardScaler().fit(means)
     fitted = LogisticRegression(C=1.0, max_iter=1000, random_state=0)
-    fitted.fit(scaler.transform(means), [1] * len(texts) + [0] * len(texts))
+    fitted.fit(scaler.transform(means), [1] * len(texts) + [0] * (len(means) - len(texts)))
     return torch.from_numpy(fitted.coef_[0] / scaler.scale_)
