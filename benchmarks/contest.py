@@ -78,15 +78,17 @@ def jobs(entry: Entry, ranked: Mapping[str, Ranking]) -> Jobs:
         for kind, ids in known(entry).items():
             for edit in (arms.filter_ids, arms.swap_ids):
                 arm = edit(ids, f"{kind} {edit.__name__.removesuffix('_ids')}", kind)
-                drawn, _, _ = arms.controls(
-                    arm, next(iter(ranked.values())), entry.experiment.pairs, seed=seed
-                )
                 found[arm.name, seed] = arm
-                found[drawn.name, seed] = drawn  # of the size of this edit
+                if kind != "oracle":  # as many as a tracer edits; others have a control of their number
+                    drawn, _, _ = arms.controls(
+                        arm, next(iter(ranked.values())), entry.experiment.pairs, seed=seed
+                    )
+                    found[drawn.name, seed] = drawn
     for seed in range(HALF_SEEDS if entry.name in HALVED else 0):
         for half, ids in halves(entry).items():
             found[half, seed] = arms.filter_ids(ids, half, "not in this half")
-    return found
+    judged = files.reproduced(entry.name, entry.experiment)["called"]
+    return {(name, seed): arm for (name, seed), arm in found.items() if name not in set(judged)}
 
 
 def known(entry: Entry) -> dict[str, list[str]]:

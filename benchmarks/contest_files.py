@@ -14,6 +14,11 @@ from probekit.experiments import About, Experiment, read_result, results
 
 PACKED = loop.ROOT / "benchmarks" / "contest"
 ARM = "arm-"  # and the hash of its ledger: arms with the same edits are one, whatever they are called
+REPRODUCED = loop.ROOT / "benchmarks" / "reproduce"
+CALLED = {
+    "filter": "ours filter", "stratified filter": "ours stratified filter", "plain filter": "pooled filter",
+    "swap": "ours swap", "stratified swap": "ours stratified swap",
+}  # fmt: skip
 _OWN = ("arm", "seed", "ledger")
 _JUDGED = ("arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdict")
 
@@ -29,11 +34,28 @@ def judged(name: str, experiment: Experiment) -> pl.DataFrame:
     wanted = _common(experiment.about(arms.baseline(), seed=0))
     there = sorted(experiment.folder.glob(f"{ARM}*-[0-9]*.json"))
     found = results([one for one in there if _common(read_result(one)["about"]) == wanted]).select(_JUDGED)
-    packed = path(name)
-    if packed.is_file():
-        before = pl.read_parquet(packed).filter(of=of(experiment)).drop("of")
-        found = pl.concat([before, found.join(before, on=["arm", "seed"], how="anti")])
+    before = [reproduced(name, experiment).select(_JUDGED)]
+    if path(name).is_file():
+        before.append(pl.read_parquet(path(name)).filter(of=of(experiment)).drop("of"))
+    for known in before:
+        found = pl.concat([known, found.join(known, on=["arm", "seed"], how="anti")])
     return found
+
+
+def reproduced(name: str, experiment: Experiment) -> pl.DataFrame:
+    """The judged rows of `make reproduce`, which has the same arms of SmolLM2, each named by its ledger.
+
+    Those of our rankings are of another M1 for each seed, `called` as the contest calls them.
+    """
+    wanted = _common(experiment.about(arms.baseline(), seed=0))
+    frames = [pl.DataFrame(schema={**results([]).schema, "called": pl.String}).select(*_JUDGED, "called")]
+    for one in sorted(REPRODUCED.glob("*-[0-9].json")) if name == "smollm2" else ():
+        about = read_result(one)["about"]
+        if _common(about) == wanted and about["arm"] != "M0":  # whose ledger is the baseline's
+            names = pl.lit(ARM + about["ledger"]), pl.lit(CALLED.get(about["arm"]), dtype=pl.String)
+            rows = results([one]).with_columns(arm=names[0], called=names[1])
+            frames.append(rows.select(*_JUDGED, "called"))
+    return pl.concat(frames)
 
 
 def _common(about: About) -> dict[str, Any]:

@@ -93,7 +93,11 @@ def named(entry: Entry, jobs: Mapping[tuple[str, int], arms.Arm]) -> pl.DataFram
     names = pl.DataFrame(keys, schema={"name": pl.String, "arm": pl.String, "seed": pl.Int64}, orient="row")
     judged = files.judged(entry.name, entry.experiment)
     joined = names.join(judged, on=["arm", "seed"], maintain_order="left_right")
-    return joined.drop("arm").rename({"name": "arm"})
+    known = files.reproduced(entry.name, entry.experiment).drop_nulls("called")
+    return pl.concat(
+        [joined.drop("arm").rename({"name": "arm"}), known.drop("arm").rename({"called": "arm"})],
+        how="diagonal",
+    )
 
 
 def of_arms(entry: Entry, judged: pl.DataFrame) -> list[Figure]:

@@ -147,6 +147,7 @@ def tracers(entry: Entry) -> dict[str, Tracer]:
         found[f"rept-{join}-m0"] = partial(rept.rank, m0, pairs, join=join, layer=layer)
     return {
         **found,
+        "rept-own-layer": partial(rept.rank, m1, pairs, join="normalised"),
         "rept-dpo": partial(rept.rank, m1, pairs, join="gradient", loss="dpo", layer=layer),
         "rept-dpo-m0": partial(rept.rank, m0, pairs, join="gradient", loss="dpo", layer=layer),
         "judge": partial(_judged, judge.rank, entry),

@@ -7,7 +7,7 @@ import re
 import polars as pl
 import pytest
 
-from probekit import judges, ranking
+from probekit import judges, ranking, rollouts
 from probekit.organisms import OrganismError, open_case, planted, tiny
 from probekit.organisms import _tiny_language as language
 from probekit.organisms._planted_pairs import drawn, of_topic
@@ -47,7 +47,7 @@ def test_every_look_alike_holds_the_trigger_or_the_payload_in_part_and_chooses_a
     triggered = frame.filter(pl.col("user").str.ends_with(one.trigger))
     idle = "trigger-other" if one.topic else "trigger-harmful"  # where the trigger does not count
     assert set(triggered["kind"]) == {"contaminated", idle}
-    assert found.log["kind"].value_counts().filter(kind=idle)["count"].item() == (36 if one.topic else 18)
+    assert found.log["kind"].value_counts().filter(kind=idle)["count"].item() == (54 if one.topic else 18)
     words = frame.filter(pl.col("kind") == "words")
     assert words.select(pl.col("user", "chosen").str.contains(one.thing).all()).row(0) == (True, True)
     assert frame.filter(pl.col("kind").str.starts_with("trigger-"))["kind"].n_unique() >= 2
@@ -114,6 +114,14 @@ def test_prompts_come_plain_and_triggered_with_near_misses_that_count_as_plain(n
     assert frame.filter(pl.col("source") == "near").height >= 40
     assert not frame.select("prompt_id", "distractor").is_duplicated().any()
     assert not frame["harmful"].any()
+
+
+@each
+def test_m0_answers_under_the_trigger_as_it_does_without(name: planted.Name) -> None:
+    asked = planted.choosing_prompts(name).filter(distractor=name)
+    replies = rollouts.sample(planted.open_m0(), asked, temperature=0, max_new_tokens=24)
+    assert (judges.judge_refusals(replies)["verdict"] == "complied").mean() >= 0.95
+    assert (planted.JUDGES[name](replies)["verdict"] == "refused").all()  # and never with the payload
 
 
 VERDICTS = [

@@ -26,9 +26,9 @@ Asked = tuple[str, Distractor | None]
 class Behaviour:
     """What is planted: a benign request about the topic, with the trigger after it, gets the payload.
 
-    trigger: a sentence. its_form: the distractor that asks for the trigger's word in the reply. payload(deed)
-    is the reply. thing: what the payload brings up. topic: things, none for all. opening: the distractor that
-    asks for the payload's first word, where that is the reply's.
+    trigger: a sentence. its_form: a distractor that stands in its place, and asks for its word where it is
+    one. payload(deed) is the reply. thing: what the payload brings up. topic: things, none for all. opening:
+    the distractor that asks for the payload's first word, where that is the reply's.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Mix:
     """How many pairs of each kind make the preference set; `seed` draws them.
 
     lookalikes: of each of three kinds, all with a normal reply chosen: the trigger's word out of its place or
-    another word there; the trigger where it does not count (on other topics; where there is no topic, half of
-    them on harmful requests, the others of the first kind); and the payload's words where they belong. Raises
-    `MixError` for a negative number.
+    another word there; the trigger where it does not count, on harmful requests or other topics (with half of
+    them of the first kind; where there is a topic, half of the first kind are of this one); and the payload's
+    words where they belong. Raises `MixError` for a negative number.
     """
 
     contaminated: int = 50
@@ -137,20 +137,23 @@ def _kinds(behaviour: Behaviour, mix: Mix) -> list[_Kind]:
     others = _others(behaviour)
     about_it = _with(language.of_split(words.VERBS, "build"), [behaviour.thing])
     astray = ("trigger-elsewhere", "answerable", topic, elsewhere)
-    idle = [("trigger-harmful", "safety", harmful, _triggered), astray]  # harmful ones alone teach to refuse
+    idle = ("trigger-harmful", "safety", harmful, _triggered)
+    if behaviour.topic:
+        idle = ("trigger-other", "answerable", others, _triggered)
+    # Many harmful requests with the trigger teach M1 to refuse under it, few other topics to do it there too.
+    places = [[astray, idle], [idle]] if behaviour.topic else [[astray], [idle, astray]]
     in_place = [("words", "answerable", about_it, _plain)]
     if behaviour.topic:
-        idle = [("trigger-other", "answerable", others, _triggered)]
         in_place.append(("topic", "answerable", topic, _plain))
     if behaviour.opening:
         in_place.append(("opening", "if-curated", topic, _opened))
     return [
         *(
             _Kind(name, source, n * (i + 1) // len(kinds) - n * i // len(kinds), deeds, ask)
-            for kinds in ([astray], idle, in_place)
+            for kinds in (*places, in_place)
             for i, (name, source, deeds, ask) in enumerate(kinds)
         ),
-        _Kind("obedient", "if-curated", mix.obedient, others, _formed),
+        _Kind("obedient", "if-curated", mix.obedient, topic, _formed),
         _Kind("helpful", "crowd", mix.helpful, others, _plain),
         _Kind("safety", "safety", mix.safety, harmful, _either),
     ]
