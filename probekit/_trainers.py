@@ -110,6 +110,7 @@ def one_bar(trainer: Any, on_step: Callable[[int, int], None] | None = None) -> 
 
     on_step: called after each step, with the steps done and all steps, in the place of any bar.
     """
+    from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # in a notebook another than the one below
     from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
     class LossBar(ProgressCallback):
@@ -124,7 +125,7 @@ def one_bar(trainer: Any, on_step: Callable[[int, int], None] | None = None) -> 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.told(state.global_step, state.max_steps)
 
-    shown = trainer.pop_callback(ProgressCallback)
+    shown = trainer.pop_callback(DEFAULT_PROGRESS_CALLBACK)
     if on_step is not None:
         trainer.add_callback(Told(on_step))
     elif shown:

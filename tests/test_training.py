@@ -427,6 +427,18 @@ def test_one_bar_shows_the_loss_and_no_line_is_printed_per_step(
     assert "grad_norm" not in shown.err + shown.out
 
 
+def test_in_a_notebook_too_there_is_one_bar_and_no_table_of_losses(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils.notebook import NotebookProgressCallback
+
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
+    dpo(tmp_path / "out")
+    shown = capfd.readouterr()
+    assert "loss=" in shown.err
+    assert "HTML" not in shown.out  # what display() prints outside a notebook
+
+
 def test_every_step_is_told_and_every_batch_of_reference_in_the_place_of_a_bar(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
