@@ -8,11 +8,12 @@ from probekit.pairs import PairSet, load_pairs
 from probekit.prompts import benign, distractors, harmful, prompt_frame, twins, with_distractors
 from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
 from probekit.rollouts import sample, score
-from probekit.judges import correct, four_conditions, judge_refusals, twin_contrasts
+from probekit.judges import correct, four_conditions, judge_refusals, pool_contrasts, twin_contrasts
 from probekit.store import VectorStore
 from probekit.vectors import VectorSet, behaviour_vectors, check_lengths, pair_vectors, pool, twin_vectors
 from probekit.ranking import Ranking, average_precision, concentration, enrichment, precision_at_k, rank
 from probekit.stability import stability
+from probekit.clustering import Card, Clusters, cards, discover
 from probekit.steering import layer_sweep, steer
 from probekit.arms import (
     Arm,
@@ -37,10 +38,11 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "benign", "distractors", "harmful", "prompt_frame", "twins", "with_distractors",
     "Checkpoint", "open_checkpoint", "save_checkpoint",
     "sample", "score",
-    "correct", "four_conditions", "judge_refusals", "twin_contrasts",
+    "correct", "four_conditions", "judge_refusals", "pool_contrasts", "twin_contrasts",
     "VectorStore", "VectorSet", "behaviour_vectors", "check_lengths", "pair_vectors", "pool", "twin_vectors",
     "Ranking", "average_precision", "concentration", "enrichment", "precision_at_k", "rank",
     "stability",
+    "Card", "Clusters", "cards", "discover",
     "layer_sweep", "steer",
     "Arm", "baseline", "controls", "drop_generator", "drop_source", "filter_ids", "filter_top", "load_arm",
     "order", "swap_ids", "swap_top",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
@@ -106,17 +106,21 @@ def enrichment(ranking: Ranking, pairs: PairSet, *, k: int, by: Group = "source"
             f"The ranking holds {len(ranking)} pairs and the pair set {len(pairs)}, and they are not the "
             "same ones. Rank the pairs of this set, or select those that were ranked."
         )
-    top = ranking.top(k)["pair_id"].to_list()
+    return enriched(ranking.top(k)["pair_id"].to_list(), pairs, by=by)
+
+
+def enriched(top: Sequence[str], pairs: PairSet, *, by: Group) -> pl.DataFrame:
+    """`enrichment` of any pairs, by id, among all."""
     counts = (
         pairs.frame.group_by(group=pl.col(by))
-        .agg(n=pl.len().cast(pl.Int64), in_top=pl.col("pair_id").is_in(top).sum().cast(pl.Int64))
+        .agg(n=pl.len().cast(pl.Int64), in_top=pl.col("pair_id").is_in(list(top)).sum().cast(pl.Int64))
         .with_columns(share=pl.col("in_top") / pl.col("n"))
     )
     bounds = [wilson_interval(in_top, n) for in_top, n in counts.select("in_top", "n").iter_rows()]
     return counts.with_columns(
         pl.Series("low", [low for low, _ in bounds], pl.Float64),
         pl.Series("high", [high for _, high in bounds], pl.Float64),
-        lift=pl.col("share") * len(pairs) / k,
+        lift=pl.col("share") * len(pairs) / len(top),
     ).sort("share", "in_top", "group", descending=[True, True, False])
 
 

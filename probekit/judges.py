@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -226,6 +226,55 @@ def four_conditions(m0: pl.DataFrame, m1: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("contrast_id")
     )
+
+
+class PoolContrasts(NamedTuple):
+    """What `pool_contrasts` gives: the contrasts, and what became of all rollouts (columns what, rows)."""
+
+    contrasts: pl.DataFrame
+    report: pl.DataFrame
+
+
+def pool_contrasts(m0: pl.DataFrame, m1: pl.DataFrame) -> PoolContrasts:
+    """What training changed, whatever it was: M1's reply (`bad`) against M0's own (`good`), by user text.
+
+    m0, m1: rollouts of the two checkpoints on the same pool of prompts, unjudged; the n-th reply of one to a
+    user text is paired with the n-th of the other. Equal replies make a zero vector and blank ones none, so
+    these are left out and counted in the report, as are replies without a counterpart. Same columns as
+    `four_conditions`, sorted by contrast_id. Sample greedily (temperature 0), or replies differ by chance.
+    Raises `JudgeError` where columns are missing or every reply was left out.
+
+    >>> m0 = pl.DataFrame({"prompt_id": ["p", "q"], "user": ["Hi.", "Who?"], "reply": ["Hello.", "Me."]})
+    >>> found = pool_contrasts(m0, m0.with_columns(reply=pl.lit("Hello.")))
+    >>> found.contrasts.select("contrast_id", "bad", "good").rows(), found.report["rows"].to_list()
+    ([('q-0', 'Hello.', 'Me.')], [2, 1, 0, 0, 1])
+    """
+    for rollouts in (m0, m1):
+        _require(rollouts, "prompt_id", "user", "reply")
+    key = ["prompt_id", "user", "nth"]
+    bad, good = (
+        one.with_columns(_nth("user")).select(*key, pl.col("reply").alias(name))
+        for one, name in ((m1, "bad"), (m0, "good"))
+    )
+    both = bad.join(good, on=key, maintain_order="left").with_columns(_nth())
+    blank = pl.any_horizontal(pl.col("bad", "good").str.strip_chars() == "")
+    equal = ~blank & (pl.col("bad") == pl.col("good"))
+    kept = both.filter(~blank & ~equal)
+    counts = [
+        ("replies of M1", m1.height),
+        ("left out: equal replies", both.filter(equal).height),
+        ("left out: a blank reply", both.filter(blank).height),
+        ("left out: M0 has none", m1.height - both.height),
+        ("contrasts", kept.height),
+    ]
+    report = pl.DataFrame(counts, {"what": pl.String, "rows": pl.Int64}, orient="row")
+    if kept.is_empty():
+        raise JudgeError(
+            f"of {m1.height} replies of M1 none is left to contrast with M0's: {dict(report.iter_rows())}; "
+            "ask prompts on which training changed something"
+        )
+    named = pl.format("{}-{}", "prompt_id", "nth").alias("contrast_id")
+    return PoolContrasts(kept.select(named, "prompt_id", "user", "bad", "good").sort("contrast_id"), report)
 
 
 def _nth(*within: str) -> pl.Expr:
