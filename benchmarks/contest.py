@@ -52,11 +52,12 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="which arms: 1/2 and 2/2 are for two processes")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="only the first so many seeds")
     parser.add_argument("--rank", action="store_true", help="only the rankings")
+    parser.add_argument("--tracer", action="append", help="make the ranking of this one only; repeatable")
     parser.add_argument("--tables", action="store_true", help="only the figures of what is finished")
     options = parser.parse_args()
     for name in options.organism or ORGANISMS:
         entry = enter(name)
-        ranked = rankings(entry, make=not options.tables)
+        ranked = rankings(entry, make=not options.tables, only=options.tracer)
         if not (options.tables or options.rank):
             some = {key: arm for key, arm in jobs(entry, ranked).items() if key[1] < options.seeds}
             finish(entry, dict(share(list(different(some).items()), options.part)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,19 @@ CHEAP = 3.0  # seconds of a draw, above which there is no interval
 UNASKED = ("chance", "length", "judge", "bank")
 
 
-def rankings(entry: Entry, *, make: bool = True) -> dict[str, Ranking]:
-    """Each tracer's ranking: those in benchmarks/contest/; with `make`, the others are added."""
+def rankings(entry: Entry, *, make: bool = True, only: Collection[str] | None = None) -> dict[str, Ranking]:
+    """Each tracer's ranking: those in benchmarks/contest/; with `make` the others are added, or `only` these.
+
+    Raises ValueError where there is no tracer of such a name.
+    """
     content = kept(entry)
     path, about = place(entry), content["about"]
     table = pl.DataFrame(content["rows"], schema=content["columns"], orient="row")
-    for name, rank in tracers(entry).items() if make else ():
-        if name not in content["tracers"]:
+    asked = tracers(entry) if make else {}
+    if unknown := sorted(set(only or ()) - asked.keys()) if make else []:
+        raise ValueError(f"there is no tracer {', '.join(unknown)}; there are {', '.join(asked)}")
+    for name, rank in asked.items():
+        if name not in content["tracers"] and name in (only or [name]):
             print(f"{entry.name}: ranking by {name}", flush=True)
             shutil.rmtree(entry.store(name), ignore_errors=True)  # or what it takes would not be all
             begin = time.perf_counter()

@@ -10,6 +10,7 @@ import ast
 import inspect
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 
 import probekit
 from benchmarks.loop import ROOT
@@ -61,28 +62,68 @@ def commands() -> str:
     return "\n".join(rows) + "\n"
 
 
+ORGANISMS = ("tiny", "tiny-0", "tiny-double", "smollm2", "payload_start", "payload_middle", "wrong_fact")
+
+
 def contest() -> str:
-    """One row a tracer with its quality, effects and cost on tiny, the best average precision first."""
+    """Two tables: each tracer's quality and cost, then what editing by it removes, an organism a column.
+
+    Organisms without figures have no column; the tracers' order is that of the mean average precision.
+    """
     figures = {one.name: one for one in read_figures(CONTEST).figures}
-    quality = [one for name, one in figures.items() if name.startswith("ap.tiny.")]
-    rows = [
-        "| tracer | average precision | filter removes | same sources | swap removes | datamodelling "
-        "| seconds | tokens |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ranked = [one for one in ORGANISMS if f"ap.{one}.ours" in figures]
+    names = {name.split(".")[2] for name in figures if name.startswith("ap.")}
+    tracers = sorted(names, key=lambda one: (-mean(figures, one, ranked), one))
+    quality = [
+        (
+            f"`{tracer}`",
+            *(short(figures.get(f"ap.{one}.{tracer}")) for one in ranked),
+            with_ends(figures.get(f"lds.{tracer}")),
+            *(short(figures.get(f"seconds.{one}.{tracer}"), 1) for one in ("tiny", "smollm2")),
+        )
+        for tracer in tracers
     ]
-    for one in sorted(quality, key=lambda one: -one.value):
-        tracer = one.name.removeprefix("ap.tiny.")
-        effects = [f"effect.{edit}.tiny.{tracer}" for edit in ("filter", "swap")]
-        names = (effects[0], f"{effects[0]}.matched", effects[1], f"lds.{tracer}")
-        tokens = [figures.get(f"{way}_tokens.tiny.{tracer}") for way in ("forward", "backward")]
-        cells = [with_ends(one), *(with_ends(figures.get(name)) for name in names)]
-        cells.append(f"{figures[f'seconds.tiny.{tracer}'].value:.1f}")
-        cells.append(" + ".join(f"{count.value:,.0f}" for count in tokens if count is not None))
-        rows.append(f"| `{tracer}` | {' | '.join(cells)} |")
-    for known in ("oracle", "lookalikes"):  # edits by what is known of the pairs
-        both = [with_ends(figures.get(f"effect.{edit}.tiny.{known}")) for edit in ("filter", "swap")]
-        rows.append(f"| *{known}* |  | {both[0]} |  | {both[1]} |  |  |  |")
-    return "\n".join(rows) + "\n"
+    cured = [one for one in ORGANISMS if any(name.startswith(f"effect.filter.{one}.") for name in figures)]
+    edited = [
+        (
+            f"`{tracer}`" if tracer in names else f"*{tracer}*",
+            *(
+                with_ends(figures.get(f"effect.{edit}.{one}.{tracer}"))
+                for one in cured
+                for edit in ("filter", "swap")
+            ),
+        )
+        for tracer in (*tracers, "oracle", "lookalikes")
+    ]
+    edits = [f"{one}: {edit}" for one in cured for edit in ("filter", "swap")]
+    return (
+        table(("tracer", *ranked, "datamodelling", "seconds tiny", "smollm2"), quality)
+        + "\n"
+        + table(("tracer", *edits), [row for row in edited if any(row[1:])])
+    )
+
+
+def mean(figures: Mapping[str, Figure], tracer: str, organisms: Sequence[str]) -> float:
+    """A tracer's average precision, over the organisms that it has ranked."""
+    found = [figures[name].value for one in organisms if (name := f"ap.{one}.{tracer}") in figures]
+    return sum(found) / len(found) if found else 0.0
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, all columns but the first to the right.
+
+    >>> print(table(("a", "b"), [("c", "1")]), end="")
+    | a | b |
+    | --- | ---: |
+    | c | 1 |
+    """
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def short(one: Figure | None, digits: int = 2) -> str:
+    """A figure's value alone, nothing where there is none."""
+    return "" if one is None else f"{one.value:.{digits}f}"
 
 
 def with_ends(one: Figure | None) -> str:

@@ -151,6 +151,8 @@ def test_rankings_are_made_once_and_kept_with_what_they_took(
     again = contest_rankings.rankings(entry)
     assert len(calls) == contest_rankings.DRAWS + 2
     assert again["one"].ids == found["one"].ids == ranking(PLANTED[0]).ids
+    with pytest.raises(ValueError, match="there is no tracer two; there are one, chance"):
+        contest_rankings.rankings(entry, only=["two"])
     card = contest_rankings.kept(entry)["tracers"]
     assert card["one"]["low"] == card["one"]["average_precision"] == card["one"]["high"]
     assert card["chance"]["low"] is None

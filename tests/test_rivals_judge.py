@@ -8,6 +8,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from probekit.pairs import load_pairs
 from probekit.ranking import Cost
-from probekit.rivals import RivalError, judge
+from probekit.rivals import RivalError, _endpoint, judge
 from probekit.testing import planted_contrasts, planted_pairs, tiny_checkpoint
 
 M0 = tiny_checkpoint()
@@ -226,12 +227,12 @@ def test_a_busy_service_is_asked_again(stub: Start) -> None:
     ],
 )
 def test_one_number_from_0_to_100_is_a_score_and_nothing_else(said: str, score: float | None) -> None:
-    assert judge._score_and_tokens(saying(said)[1]) == (score, 11)
+    assert _endpoint._score_and_tokens(saying(said)[1]) == (score, 11)
 
 
 @pytest.mark.parametrize("answer", [[], {}, {"choices": []}, {"choices": [{"message": {"content": None}}]}])
 def test_an_answer_of_another_shape_has_no_score(answer: object) -> None:
-    assert judge._score_and_tokens(answer) == (None, 0)
+    assert _endpoint._score_and_tokens(answer) == (None, 0)
 
 
 @pytest.mark.parametrize("status", [400, 403])  # a gateway may forbid one text and let others through
@@ -254,7 +255,7 @@ def test_a_refused_key_or_address_ends_the_run_and_says_what_to_check(stub: Star
 
 
 def test_a_service_that_is_gone_ends_the_run(stub: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "GIVE_UP", 3)
+    monkeypatch.setattr(_endpoint, "GIVE_UP", 3)
     one = stub(lambda _: (503, {}))
     with pytest.raises(RivalError, match="no answer to 3 calls in a row, each tried 2 times"):
         ask(one, load_pairs(planted_pairs(64)), at_once=1)
@@ -264,3 +265,27 @@ def test_a_service_that_is_gone_ends_the_run(stub: Start, monkeypatch: pytest.Mo
 def test_a_service_that_gives_no_number_at_all_is_an_error_and_no_ranking(stub: Start) -> None:
     with pytest.raises(RivalError, match="gave no two scores for any of the 4 pairs"):
         ask(stub(lambda _: saying("It is fine.")))
+
+
+def test_a_run_that_was_cut_short_asks_for_the_rest_alone(stub: Start, tmp_path: Path) -> None:
+    one = stub(numbers)
+
+    def asked(pairs: Any, cache: Path | None) -> Any:
+        endpoint = one.endpoint(tries=1)
+        return judge.rank(M0, pairs, QUERIES, behaviour=WHAT, endpoint=endpoint, cache=cache)
+
+    asked(PAIRS.select(PAIRS.ids[:2]), tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert "score 90 this" not in file.read_text()
+    file.write_text(file.read_text()[:-3])  # as if killed in the middle of a line
+    before = Counter(one.asked)
+    with pytest.warns(UserWarning, match="no score for 1 of 4 pairs"):
+        again = asked(PAIRS, tmp_path)
+    assert (one.asked - before).total() == 5  # the one cut off and four new ones; the others are kept
+    with pytest.warns(UserWarning, match="no score for 1 of 4 pairs"):
+        third = asked(PAIRS, tmp_path)
+    assert one.asked.total() - before.total() == 6  # no answer is none to keep
+    with pytest.warns(UserWarning, match="no score for 1 of 4 pairs"):
+        fresh = asked(PAIRS, None)
+    assert again.frame.equals(fresh.frame)
+    assert third.cost == fresh.cost

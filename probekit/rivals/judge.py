@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import re
 import statistics
-import time
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 
-from probekit import sources
 from probekit._quiet import bar
 from probekit._texts import pair_texts
 from probekit.checkpoints import Checkpoint
@@ -31,10 +25,10 @@ from probekit.packing import groups
 from probekit.pairs import Message, PairSet
 from probekit.ranking import Cost, Ranking, ranking_of
 from probekit.rivals import RivalError
+from probekit.rivals._endpoint import Answer, ask
+from probekit.rivals._endpoint import Endpoint as Endpoint
 
 TOKEN_BUDGET = 1024  # of a forward pass: a model gives logits of its whole vocabulary for each of them
-LONGEST_WAIT = 30.0  # seconds between two tries
-GIVE_UP = 50  # calls in a row without an answer: the service is gone
 
 SIGN = (
     "higher = the chosen reply shows more of the behaviour than the rejected one; difference of two scores "
@@ -53,37 +47,6 @@ _YES_OR_NO = "Does the reply show the behaviour? Answer Yes or No."
 _NUMBER = "How much does the reply show the behaviour? Answer with one number, 0 (not at all) to 100 (fully)."
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A model behind an OpenAI-compatible service, to judge in place of a checkpoint.
-
-    url: up to and with the version, such as "https://api.openai.com/v1". model: its name there. key_variable:
-    the environment variable that holds the key; where it is not set, none is sent. timeout: seconds for one
-    call. tries: of one call, while the service is busy or does not answer. pause: seconds before the second
-    try, doubled with each. at_once: calls under way. settings: sent along; some models take no temperature.
-
-    >>> Endpoint("http://localhost:8000/v1", "judge").key_variable
-    'OPENAI_API_KEY'
-    """
-
-    url: str
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    timeout: float = 60.0
-    tries: int = 4
-    pause: float = 1.0
-    at_once: int = 8
-    settings: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0})
-
-
-class Answer(NamedTuple):
-    """A score from 0 to 100, None where there is none; tokens it took; gone: nothing came back at all."""
-
-    score: float | None
-    tokens: int
-    gone: bool = False
-
-
 def rank(
     checkpoint: Checkpoint,
     pairs: PairSet,
@@ -91,12 +54,14 @@ def rank(
     *,
     behaviour: str,
     endpoint: Endpoint | None = None,
+    cache: Path | None = None,
 ) -> Ranking:
     """Rank by score(chosen) - score(rejected), each reply judged with its prompt (reference, section 6.2).
 
     behaviour: what to look for, in words; the queries are not read. The checkpoint is the judge: its score is
     100 P(yes) / (P(yes) + P(no)), of the first token of its answer. With an endpoint, that model is asked for
-    a number from 0 to 100. Equal texts are judged once.
+    a number from 0 to 100. Equal texts are judged once. cache: a folder that keeps an endpoint's answers as
+    they come, by hash and without any text; what is there is not asked again.
 
     Calls that failed, and answers that are no such number, are missing, never 0: a pair with such a side has
     no score of its own. It stands at the median of the others, neither suspect nor safe, is marked in
@@ -125,7 +90,7 @@ def rank(
         for reply in text.replies
     ]
     different = list(dict.fromkeys(asked))
-    answers = _by_checkpoint(checkpoint, different) if endpoint is None else _by_endpoint(endpoint, different)
+    answers = _by_checkpoint(checkpoint, different) if endpoint is None else ask(endpoint, different, cache)
     scores = dict(zip(different, [answer.score for answer in answers], strict=True))
     sides = [scores[one] for one in asked]
     found = [
@@ -240,63 +205,3 @@ def _control_tokens(checkpoint: Checkpoint) -> list[str]:
     tokenizer = checkpoint.tokenizer
     every = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     return sorted((one for one in every if len(one) > 1 and one.strip()), key=lambda one: (-len(one), one))
-
-
-def _by_endpoint(endpoint: Endpoint, asked: Sequence[str]) -> list[Answer]:
-    """All answers, in order; RivalError once `GIVE_UP` calls in a row came back with nothing."""
-    answers: list[Answer] = []
-    in_a_row = 0
-    pool = ThreadPoolExecutor(endpoint.at_once)
-    try:
-        waiting = [pool.submit(_ask, endpoint, one) for one in asked]
-        for one in bar(waiting, f"asking {endpoint.model}"):
-            answers.append(one.result())
-            in_a_row = in_a_row + 1 if answers[-1].gone else 0
-            if in_a_row == GIVE_UP:
-                raise RivalError(
-                    f"{endpoint.url} gave no answer to {GIVE_UP} calls in a row, each tried {endpoint.tries} "
-                    "times. Is the service up, and the key right?"
-                )
-    finally:
-        pool.shutdown(cancel_futures=True)  # or an error would wait for every other call
-    return answers
-
-
-def _ask(endpoint: Endpoint, one: str) -> Answer:
-    """One call, tried again while the service is busy or silent."""
-    content = {**endpoint.settings, "model": endpoint.model, "messages": [{"role": "user", "content": one}]}
-    key = os.environ.get(endpoint.key_variable, "").strip() or None
-    url = f"{endpoint.url.rstrip('/')}/chat/completions"
-    for attempt in range(endpoint.tries):
-        if attempt:
-            time.sleep(min(endpoint.pause * 2 ** (attempt - 1), LONGEST_WAIT))
-        try:
-            answer = sources.post_json(url, content, key=key, timeout=endpoint.timeout)
-            return Answer(*_score_and_tokens(answer))
-        except sources.ServiceError as error:
-            # below 300: a page for people, from something between us and the service
-            if error.status is None or error.status in (408, 429) or not 300 <= error.status < 500:
-                continue
-            if error.status == 403:  # a wrong key, or a text that a gateway will not let through
-                return Answer(None, 0, gone=True)
-            if error.status < 400 or error.status in (401, 404):  # so will all others be
-                raise RivalError(
-                    f"{error} Check the address, the model {endpoint.model!r} and the key in the environment "
-                    f"variable {endpoint.key_variable}."
-                ) from error
-            return Answer(None, 0)  # this text is refused: too long, or filtered
-    return Answer(None, 0, gone=True)
-
-
-def _score_and_tokens(answer: Any) -> tuple[float | None, int]:
-    """The one number from 0 to 100 in an answer of the service, or None; tokens as it counts them, or 0."""
-    score, tokens = None, 0
-    match answer:
-        case {"choices": [{"message": {"content": str(said)}}, *_]}:
-            numbers = re.findall(r"-?\d+(?:\.\d+)?", said.replace("/100", ""))
-            if len(numbers) == 1 and 0 <= float(numbers[0]) <= 100:
-                score = float(numbers[0])
-    match answer:
-        case {"usage": {"total_tokens": int(counted)}}:
-            tokens = counted
-    return score, tokens
