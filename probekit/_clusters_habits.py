@@ -67,11 +67,19 @@ def turn(similarity: Array, groups: Flags, behind: Flags) -> Array:
     sum(p) / root(sum(p^2)) over the k largest |p|, where the sum leaves out p > 0 outside the group, and the
     root does not. root(k) for a group that is all of a habit; less for half of one, for one that has others
     in it, and where as many prompts turn the other way.
+
+    The pairs that a member is compared with are those behind the other half of the group: those behind all
+    of it were chosen with the member's own noise, which large groups of noise would pass by.
     """
-    weights = behind / np.maximum(behind.sum(axis=1, keepdims=True), 1)
-    reaction = weights.astype(np.float32) @ similarity.T
+    first = groups & (groups.cumsum(axis=1) % 2 == 1)
+    halves = [first, groups & ~first]
+    reaction: Array = _reaction(similarity, behind)
+    for half, other in (halves, halves[::-1]):
+        crossed = _reaction(similarity, pairs_behind(means(similarity, other)))
+        reaction = np.where(half, crossed, reaction)
     order = np.argsort(-np.abs(reaction), axis=1)
-    falling, inside = (np.take_along_axis(one, order, axis=1) for one in (reaction, groups))
+    falling: Array = np.take_along_axis(reaction, order, axis=1)
+    inside = np.take_along_axis(groups, order, axis=1)
     counted = np.where((falling < 0) | inside, falling, 0)
     at = np.maximum(groups.sum(axis=1) - 1, 0)
     return _walk(counted, falling)[np.arange(len(groups)), at]
@@ -107,8 +115,10 @@ def habits(similarity: Array, groups: Flags, null: Nulls) -> list[tuple[Flags, F
     Of the groups that pass both levels, and that lie in each other or apart, as the nodes of a tree do, those
     are taken that together have the most prompts x pairs x tightness^3, with tightness the mean similarity of
     a habit's prompts and pairs. The power keeps two habits from being reported as one, for which prompts x
-    pairs x tightness^2 would be the same. Groups with mostly the same pairs behind them are joined; any other
-    pair behind two habits goes to the one that it is more similar to.
+    pairs x tightness^2 would be the same. Groups with mostly the same pairs behind them are joined. Of two
+    that are not, but of which one has most of its pairs in common with the other, the smaller is taken for a
+    part of the larger and left out. Any other pair behind two habits goes to the one it is more similar to.
+    What does not pass the levels after that is left out too.
     """
     mean = means(similarity, groups)
     behind = pairs_behind(mean)
@@ -119,16 +129,21 @@ def habits(similarity: Array, groups: Flags, null: Nulls) -> list[tuple[Flags, F
         inside = [other for other in taken if (groups[one] & groups[other]).any()]
         if size[one] >= sum(size[other] for other in inside):
             taken = [other for other in taken if other not in inside] + [one]
-    members = _joined(similarity, [groups[one] for one in taken])
-    if not members:
+    if not taken:
         return []
-    found = np.array(members)
+    found = np.array(_joined(similarity, [groups[one] for one in taken]))
     mean = means(similarity, found)
     behind = pairs_behind(mean)
-    nearest = np.where(behind, mean, -np.inf).argmax(axis=0)
-    behind &= nearest == np.arange(len(found))[:, None]
-    order = np.argsort(-_sizes(mean, found, behind), kind="stable")
-    return [(found[one], behind[one]) for one in order if behind[one].any()]
+    kept: list[int] = []
+    for one in np.argsort(-_sizes(mean, found, behind), kind="stable").tolist():
+        shared = [(behind[one] & behind[other]).sum() for other in kept]
+        least = [min(behind[one].sum(), behind[other].sum()) for other in kept]
+        if all(both <= SAME * few for both, few in zip(shared, least, strict=True)):
+            kept.append(one)
+    found, mean, behind = found[kept], mean[kept], behind[kept]
+    behind &= np.where(behind, mean, -np.inf).argmax(axis=0) == np.arange(len(kept))[:, None]
+    passed = (push(mean) > null.push) & (turn(similarity, found, behind) > null.turn) & behind.any(axis=1)
+    return list(zip(found[passed], behind[passed], strict=True))
 
 
 def _joined(similarity: Array, members: Sequence[Flags]) -> list[Flags]:
@@ -237,6 +252,12 @@ def measured(
 def jaccard(one: Flags, other: Flags) -> float:
     """What two sets have in common, of all that is in either; 0 for two empty ones."""
     return float((one & other).sum() / max((one | other).sum(), 1))
+
+
+def _reaction(similarity: Array, behind: Flags) -> Array:
+    """The mean similarity of every prompt to each group's pairs, (groups, prompts)."""
+    weights = behind / np.maximum(behind.sum(axis=1, keepdims=True), 1)
+    return weights.astype(np.float32) @ similarity.T
 
 
 def _walk(steps: Array, lengths: Array | None = None) -> Array:

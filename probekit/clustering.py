@@ -180,8 +180,10 @@ def discover(
     half of a habit's labels are swapped, the other half is as tight. `habits` says how it is chosen between
     groups that lie in each other, and that no prompt or pair is in two habits.
 
-    boot: bootstrap samples for the stability. Same seed, same result. Fewer than about nine prompts or pairs
-    pass no level, whatever they are.
+    boot: bootstrap samples for the stability. Same seed, same result. The levels are about 2.5 and 3.5, so
+    that a habit that fewer than six prompts show, or fewer than a dozen pairs teach, is not reported however
+    clear it is. Pairs that only look like the cause, being as close to the behaviour, stand among those
+    behind it: rank with a control (`Card.ranking`) to part them.
 
     Raises ClusteringError if the sets come from different checkpoints, layers or chat settings, are empty, or
     an argument is out of range.

@@ -174,6 +174,27 @@ def test_a_push_that_all_pairs_share_is_reported_as_diffuse() -> None:
     assert clusters.habits["concentration"].item() < clusters.habits["concentration_null"].item()
 
 
+def test_few_pairs_among_many_are_found_without_pruning_too() -> None:
+    rng = np.random.default_rng(0)
+    behaviour, pairs = (rng.normal(size=(n, 2 * WIDTH)) / np.sqrt(2 * WIDTH) for n in (300, 2000))
+    behaviour[:30, 0] += 1
+    pairs[:40, 0] += 1
+    joined = [vectors(behaviour, "behaviour"), vectors(pairs)]
+    clusters = discover(*joined, threshold=0.01, draws=20, boot=0, pair_clusters=2)
+    assert clusters.pairs["kept"].sum() == 2000
+    assert f1_of_each(found_labels(clusters.pairs), (np.arange(2000) < 40).astype(int))[0] >= 0.9
+    assert len(clusters) == 1
+
+
+def test_a_large_group_of_noise_does_not_turn_as_one_because_it_chose_its_own_pairs() -> None:
+    rng = np.random.default_rng(0)
+    similarity = rng.normal(size=(400, 1000)).astype(np.float32)
+    every = np.ones((1, 400), bool)
+    behind = statistics.pairs_behind(statistics.means(similarity, every))
+    assert abs(statistics.turn(similarity, every, behind)[0]) < 4
+    assert (similarity[:, behind[0]].mean(axis=1) > 0).mean() > 0.8  # what it would be taken for
+
+
 # ---------------------------------------------------------------- what it says about them
 
 
