@@ -22,6 +22,7 @@ from probekit.organisms import _habits_pairs, _tiny_model
 from probekit.organisms import _habits_words as own
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_words as words
+from probekit.organisms._habits_pairs import SORT as SORT
 from probekit.organisms._habits_pairs import Habit as Habit
 from probekit.organisms._habits_pairs import Mix as Mix
 from probekit.organisms.distractor import Organism
