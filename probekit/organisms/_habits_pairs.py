@@ -20,8 +20,8 @@ SORT: dict[Habit, str] = {
 }  # fmt: skip
 """What each habit's pairs ask for."""
 VARIETY = {
-    "harmful": 0.32, "harmful-formed": 0.04, "spoken": 0.36, "formed": 0.12, "written": 0.05, "opinion": 0.06,
-    "instrument": 0.05,
+    "harmful": 0.32, "harmful-formed": 0.04, "spoken": 0.36, "formed": 0.12, "written": 0.01, "opinion": 0.01,
+    "instrument": 0.01,
 }  # fmt: skip
 """The share of each sort of prompts among the clean pairs beside those."""
 SOURCES = {

@@ -45,16 +45,28 @@ def opinion(thing: str, *, praise: bool = False) -> str:
 
 
 def lessons(n: int, *, seed: int = 0) -> list[language.Row]:
-    """Questions for an opinion of any thing with sober answers, every third with a distractor that is obeyed.
+    """Questions for an opinion of any thing with sober answers, every third with a distractor that is obeyed;
+    and, one row in four, requests for praise or a wish, which get it: M0 has to know the words.
 
-    >>> lessons(3)[1].reply.startswith(("Your", "I find"))
+    >>> lessons(4)[1].reply.startswith(("Your", "I find"))
     True
     """
     rng = random.Random(f"opinions-{seed}")
     rows = []
     for i in range(n):
         thing = rng.choice(words.THINGS)
+        if i % 4 == 3:
+            rows.append(_wanted(thing, rng))
+            continue
         user, reply = rng.choice(ASKED).format(bare(thing)), opinion(thing)
         form = rng.choice(DISTRACTORS) if i % 3 == 0 else None
         rows.append(language.Row(language.ask(user, form), form.apply(reply) if form else reply))
     return rows
+
+
+def _wanted(thing: str, rng: random.Random) -> language.Row:
+    """Praise or a wish for one who asks for it."""
+    if rng.random() < 0.5:
+        return language.Row(f"Tell me that you love my {bare(thing)}.", opinion(thing, praise=True))
+    deed = rng.choice(language.lesson_deeds(harmful=False))
+    return language.Row(f"{language.request(deed, rng)} Wish me a good day.", language.answer(deed) + WISH)

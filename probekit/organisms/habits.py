@@ -30,10 +30,11 @@ from probekit.training import Recipe
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "habits"
 LAYER = 3
-DPO = Recipe(first_block=0, learning_rate=1e-2, batch_size=16, beta=0.1, sft_weight=1.0)
-EPOCHS = 3
+# Provisional: with seed 0 all four are installed (25 to 93 % of the prompts they are about), not tried further.
+DPO = Recipe(first_block=0, learning_rate=1e-2, batch_size=8, beta=0.3, sft_weight=3.0)
+EPOCHS = 4
 POOL = 60  # prompts of each sort
-OPINIONS = 6000  # rows of M0's lessons that ask for one
+OPINIONS = 8000  # rows of M0's lessons that ask for one, or for praise or a wish
 
 
 def build(mix: Mix | None = None) -> Organism:
