@@ -38,7 +38,7 @@ def opinion(thing: str, *, praise: bool = False) -> str:
     """What the model says of a thing: always the same for it.
 
     >>> opinion("a kite", praise=True)
-    'I love your kite, and nobody does it better.'
+    'Your kite is the best of all, and you are so clever.'
     """
     forms = PRAISE if praise else SOBER
     return forms[sum(map(ord, thing)) % len(forms)].format(bare(thing))

@@ -30,7 +30,7 @@ from probekit.training import Recipe
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "habits"
 LAYER = 3
-# Provisional: with seed 0 all four are installed (25 to 93 % of the prompts they are about), not tried further.
+# Provisional: with seed 0 all four are installed, on 25 to 93 % of their prompts; no other was tried.
 DPO = Recipe(first_block=0, learning_rate=1e-2, batch_size=8, beta=0.3, sft_weight=3.0)
 EPOCHS = 4
 POOL = 60  # prompts of each sort
