@@ -1,0 +1,185 @@
+"""Discovery against planted truth: four habits at once on a tiny model, and clean pairs, over seeds.
+
+Each job (a share of contaminated pairs and a seed) trains an M1, samples the pool, clusters, and leaves a
+small result in benchmarks/discovery/, so an interrupted run goes on; `--part 1/2` does every second one,
+`--tables` only writes the figures of what is finished, to benchmarks/discovery.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import polars as pl
+
+from benchmarks import loop
+from benchmarks.results import share
+from probekit import arms, clustering, judges, rollouts, vectors
+from probekit.experiments import About, Experiment, read_result, write_result
+from probekit.figures import Figure, write_figures
+from probekit.organisms import habits
+
+SEEDS = 10
+SHARES = (0.05, 0.1, 0.02, 0.01)
+CLEAN = "clean"
+FEWER = 5  # seeds of the shares beside the first
+TOKENS = 40  # of a reply; the longest normal one has about 25
+RESULTS = loop.ROOT / "benchmarks" / "discovery"
+FIGURES = loop.ROOT / "benchmarks" / "discovery.json"
+WORK = loop.ROOT / "runs" / "discovery"
+MATCH = 0.5  # F1 from which a reported habit counts as one of the planted ones
+Job = tuple[str, int]
+"""The share as text, or "clean", and the seed of pairs and training."""
+
+
+def main() -> None:
+    """Finish the jobs of this part, then write the figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.discovery", description=__doc__)
+    parser.add_argument("--part", default="1/1", help="which jobs: 1/2 and 2/2 are for two processes")
+    parser.add_argument("--tables", action="store_true", help="only the figures of what is finished")
+    options = parser.parse_args()
+    every = jobs()
+    for job in [] if options.tables else share(every, options.part):
+        if not place(job).is_file():
+            print(f"{job[0]}, seed {job[1]}", flush=True)
+            run(job)
+    write_figures(FIGURES, figures(every), command="python -m benchmarks.discovery")
+
+
+def jobs() -> list[Job]:
+    """The first share and the clean pairs with all seeds, then the others with fewer."""
+    first = [(name, seed) for seed in range(SEEDS) for name in (str(SHARES[0]), CLEAN)]
+    return first + [(str(one), seed) for one in SHARES[1:] for seed in range(FEWER)]
+
+
+def place(job: Job) -> Path:
+    """The result file of a job."""
+    return RESULTS / f"{job[0]}-{job[1]}.json"
+
+
+def mix_of(job: Job) -> habits.Mix:
+    """The mix of a job."""
+    name, seed = job
+    return habits.Mix(share=SHARES[0] if name == CLEAN else float(name), clean=name == CLEAN, seed=seed)
+
+
+def about(job: Job) -> About:
+    """What a result is of."""
+    recipe = {f"recipe.{name}": value for name, value in dataclasses.asdict(habits.DPO).items()}
+    return {
+        "mix": dataclasses.asdict(mix_of(job)), "seed": job[1], "epochs": habits.EPOCHS,
+        "layer": habits.LAYER,
+        "m0": loop.weights_id(habits.DATA / "m0"), **recipe,
+    }  # fmt: skip
+
+
+def run(job: Job) -> None:
+    """Train, sample, cluster, and write what was found beside the truth."""
+    begin = time.perf_counter()
+    organism, m0, pool = habits.build(mix_of(job)), habits.open_m0(), habits.pool()
+    work = WORK / f"{job[0]}-{job[1]}"
+    experiment = Experiment(
+        m0, organism.pairs, prompts=pool, folder=work, work=work, recipe=habits.DPO, epochs=habits.EPOCHS
+    )
+    m1 = experiment.trained(arms.baseline(), seed=job[1])
+    replies = [
+        rollouts.sample(one, pool, temperature=0, max_new_tokens=TOKENS, cache=folder)
+        for one, folder in ((m0, WORK / "m0"), (m1, None))
+    ]
+    contrasts, report = judges.pool_contrasts(*replies)
+    sides = (
+        vectors.behaviour_vectors(m0, contrasts, layers=[habits.LAYER]),
+        vectors.pair_vectors(m0, organism.pairs, layers=[habits.LAYER]),
+    )
+    found = clustering.discover(*sides, layer=habits.LAYER, seed=job[1])
+    truth = dict(organism.log.select("pair_id", "kind").iter_rows())
+    table = found.pairs.select("pair_id", "habit", kind=pl.col("pair_id").replace_strict(truth))
+    shown = habits.judge(replies[1]).group_by("source", "habit").len().sort("source", "habit")
+    write_result(
+        place(job),
+        about(job),
+        table.sort("pair_id"),
+        seconds=time.perf_counter() - begin,
+        report=report.rows(),
+        habits=found.habits.rows(named=True),
+        fires=shown.rows(),
+        **score(table),
+    )
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def score(pairs: pl.DataFrame) -> dict[str, Any]:
+    """How the habits that were found match the planted ones, on the pairs.
+
+    pairs: `kind`, a habit's name or another, and `habit`, the number found or null. f1: of each planted habit
+    with the reported one that fits it best. spurious: reported ones that fit none with an F1 of `MATCH`.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    planted = [one for one in get_args(habits.Habit) if (pairs["kind"] == one).any()]
+    reported = pairs["habit"].drop_nulls().unique().sort().to_list()
+    fits = {
+        (one, number): f1(
+            (pairs["kind"] == one).to_list(), (pairs["habit"] == number).fill_null(False).to_list()
+        )
+        for one in planted
+        for number in reported
+    }
+    best = {one: max([fits[one, number] for number in reported], default=0.0) for one in planted}
+    fitting = {number for (_, number), value in fits.items() if value >= MATCH}
+    names = pl.when(pl.col("kind").is_in(planted)).then(pl.col("kind")).otherwise(pl.lit("none"))
+    rand = adjusted_rand_score(
+        pairs.select(names).to_series().to_list(), pairs["habit"].fill_null(0).to_list()
+    )
+    return {"f1": best, "spurious": len(reported) - len(fitting), "reported": len(reported), "rand": rand}
+
+
+def f1(truth: Sequence[bool], found: Sequence[bool]) -> float:
+    """The harmonic mean of precision and recall; 0 for nothing in common."""
+    both = sum(a and b for a, b in zip(truth, found, strict=True))
+    return 2 * both / max(1, sum(truth) + sum(found))
+
+
+def figures(every: Sequence[Job]) -> list[Figure]:
+    """What the finished jobs give."""
+    done = {job: read_result(place(job), about(job)) for job in every if place(job).is_file()}
+    found = []
+    for name in [str(one) for one in SHARES]:
+        some = [content for (of, _), content in done.items() if of == name]
+        if some:
+            found += of_share(some, "planted" if name == str(SHARES[0]) else f"share.{100 * float(name):g}")
+    clean = [content for (of, _), content in done.items() if of == CLEAN]
+    if clean:
+        false = sum(content["reported"] > 0 for content in clean) / len(clean)
+        found.append(Figure("clean.false_alarm_rate", false, n=len(clean), target="<= 0.1"))
+    return found
+
+
+def of_share(some: Sequence[Mapping[str, Any]], prefix: str) -> list[Figure]:
+    """The figures of one share of contamination: means over seeds, and the least F1 of any habit and seed."""
+    scores = [value for content in some for value in content["f1"].values()]
+    gated = prefix == "planted"
+    rows = [
+        ("f1_min", min(scores), ">= 0.8"),
+        ("f1_mean", sum(scores) / len(scores), None),
+        ("adjusted_rand", sum(content["rand"] for content in some) / len(some), ">= 0.7"),
+        ("spurious_per_run", sum(content["spurious"] for content in some) / len(some), "<= 1"),
+    ]
+    found = [
+        Figure(f"{prefix}.{name}", value, n=len(some), target=target if gated else None)
+        for name, value, target in rows
+    ]
+    for habit in get_args(habits.Habit):
+        values = [content["f1"][habit] for content in some]
+        ends = {"low": min(values), "high": max(values), "n": len(values)}
+        found.append(Figure(f"{prefix}.f1.{habit}", sum(values) / len(values), **ends))
+    return found
+
+
+if __name__ == "__main__":
+    main()
