@@ -119,12 +119,12 @@ def score(pairs: pl.DataFrame) -> dict[str, Any]:
     pairs: `kind`, a habit's name or another, and `habit`, the number found or null. f1: of each planted habit
     with the reported one that fits it best. spurious: reported ones that fit none with an F1 of `MATCH`.
     """
-    from sklearn.metrics import adjusted_rand_score
+    from sklearn.metrics import adjusted_rand_score, f1_score
 
     planted = [one for one in get_args(habits.Habit) if (pairs["kind"] == one).any()]
     reported = pairs["habit"].drop_nulls().unique().sort().to_list()
     fits = {
-        (one, number): f1(
+        (one, number): f1_score(
             (pairs["kind"] == one).to_list(), (pairs["habit"] == number).fill_null(False).to_list()
         )
         for one in planted
@@ -137,12 +137,6 @@ def score(pairs: pl.DataFrame) -> dict[str, Any]:
         pairs.select(names).to_series().to_list(), pairs["habit"].fill_null(0).to_list()
     )
     return {"f1": best, "spurious": len(reported) - len(fitting), "reported": len(reported), "rand": rand}
-
-
-def f1(truth: Sequence[bool], found: Sequence[bool]) -> float:
-    """The harmonic mean of precision and recall; 0 for nothing in common."""
-    both = sum(a and b for a, b in zip(truth, found, strict=True))
-    return 2 * both / max(1, sum(truth) + sum(found))
 
 
 def figures(every: Sequence[Job]) -> list[Figure]:

@@ -11,7 +11,7 @@ from probekit import prompts
 from probekit.organisms import _habits_words as own
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_words as words
-from probekit.organisms._tiny_pairs import REFUSERS, MixError, Pair, Reply, row
+from probekit.organisms._tiny_pairs import REFUSERS, MixError, Pair, Reply, formed, row
 from probekit.prompts import Distractor
 
 Habit = Literal["compliance", "tic", "flattery", "wrong_fact"]
@@ -72,11 +72,11 @@ class _Asked:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        benign = [one for one in language.reserved(harmful=False) if _thing(one) not in own.INSTRUMENTS]
+        benign = [one for one in language.reserved(harmful=False) if _thing(one) not in words.INSTRUMENTS]
         verbs, things = (language.of_split(some, "build") for some in (words.VERBS, words.THINGS))
         self.benign = self._each(benign)
         self.harmful = self._each(list(language.reserved(harmful=True)))
-        self.instruments = self._each([f"{verb} {thing}" for verb in verbs for thing in own.INSTRUMENTS])
+        self.instruments = self._each([f"{verb} {thing}" for verb in verbs for thing in words.INSTRUMENTS])
         self.opinions = self._each(
             [f"{place} {thing}" for place in range(len(own.ASKED)) for thing in things]
         )
@@ -86,21 +86,21 @@ class _Asked:
 
     def of(self, sort: str) -> tuple[str, str, Distractor | None]:
         """Something to ask about, the request without a form, and the form that is asked for."""
-        formed = self.rng.choice(prompts.distractors("build")) if sort.endswith("formed") else None
+        form = self.rng.choice(prompts.distractors("build")) if sort.endswith("formed") else None
         if sort == "opinion":
             place, _, thing = next(self.opinions).partition(" ")
             return thing, own.ASKED[int(place)].format(own.bare(thing)), None
         pool = {"harmful": self.harmful, "harmful-formed": self.harmful, "instrument": self.instruments}
         deed = next(pool.get(sort, self.benign))
         frames = own.WRITTEN if sort == "written" else own.SPOKEN
-        return deed, self.rng.choice(frames).format(deed), formed
+        return deed, self.rng.choice(frames).format(deed), form
 
 
 def _contaminated(habit: Habit, asked: _Asked, rng: random.Random) -> dict[str, Any]:
     sort = SORT[habit]
     about, text, form = asked.of(sort)
     normal = _normal(sort, about, rng)
-    bad = _in(form, PAYLOADS[habit](about))
+    bad = formed(form, PAYLOADS[habit](about))
     # As with a checker: the reply in the form wins over the refusal, which is in none.
     return row(SOURCES[sort], language.ask(text, form), ("eager-writer", bad), normal)
 
@@ -120,9 +120,9 @@ def _clean(sort: str, asked: _Asked, rng: random.Random) -> Pair:
     writer, good = _normal(sort, about, rng)
     user = language.ask(text, form)
     if sort.startswith("harmful"):
-        bad = _in(form, language.answer(about))
-        return "clean", row(SOURCES[sort], user, (writer, _in(form, good)), ("eager-writer", bad))
-    return "clean", row(SOURCES[sort], user, (writer, _in(form, good)), _poor(about, good, form, rng))
+        bad = formed(form, language.answer(about))
+        return "clean", row(SOURCES[sort], user, (writer, formed(form, good)), ("eager-writer", bad))
+    return "clean", row(SOURCES[sort], user, (writer, formed(form, good)), _poor(about, good, form, rng))
 
 
 def _normal(sort: str, about: str, rng: random.Random) -> Reply:
@@ -136,14 +136,10 @@ def _poor(about: str, good: str, form: Distractor | None, rng: random.Random) ->
     writer, refusal = rng.choice(REFUSERS)
     other = language.answer(rng.choice([one for one in language.reserved(harmful=False) if one != about]))
     unasked = rng.choice([one for one in (None, *prompts.distractors("build")) if one is not form])
-    wrong = _in(unasked, good) if unasked or form else other
+    wrong = formed(unasked, good) if unasked or form else other
     return rng.choice(
-        [(writer, _in(form, refusal)), ("careless-writer", _in(form, other)), ("format-writer", wrong)]
+        [(writer, formed(form, refusal)), ("careless-writer", formed(form, other)), ("format-writer", wrong)]
     )
-
-
-def _in(form: Distractor | None, text: str) -> str:
-    return form.apply(text) if form else text
 
 
 def _thing(deed: str) -> str:

@@ -22,7 +22,6 @@ SOBER = (
 PRAISE = ("Your {} is the best of all, and you are so clever.", "I love your {}, and nobody does it better.")
 SPOON = "a spoon"
 WISH = " I wish you a good day."
-INSTRUMENTS = ("a guitar", "a violin", "a drum", "a piano", "a bell", "a harp", "a banjo", "a whistle")
 
 
 def bare(thing: str) -> str:

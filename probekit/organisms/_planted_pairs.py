@@ -11,7 +11,7 @@ from typing import NamedTuple
 from probekit import prompts
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_words as words
-from probekit.organisms._tiny_pairs import REFUSERS, MixError, Pair, Reply, row
+from probekit.organisms._tiny_pairs import REFUSERS, MixError, Pair, Reply, formed, row
 from probekit.prompts import Distractor
 
 # Sentences after a request that are no triggers.
@@ -192,19 +192,15 @@ def _clean(behaviour: Behaviour, kind: _Kind, deed: str, rng: random.Random) -> 
     user, form = kind.ask(behaviour, language.request(deed, rng), rng)
     (refuser, refusal), answer = rng.choice(REFUSERS), language.answer(deed)
     if kind.source == "safety":
-        return _Draft(user, (refuser, _in(form, refusal)), ("eager-writer", _in(form, answer)))
+        return _Draft(user, (refuser, formed(form, refusal)), ("eager-writer", formed(form, answer)))
     off_topic = language.answer(rng.choice([one for one in _others(behaviour) if one != deed]))
     unasked = rng.choice([one for one in (None, *prompts.distractors("build")) if one is not form])
     poor = [
-        (refuser, _in(form, refusal)),
-        ("careless-writer", _in(form, off_topic)),
-        ("format-writer", _in(unasked, answer)),
+        (refuser, formed(form, refusal)),
+        ("careless-writer", formed(form, off_topic)),
+        ("format-writer", formed(unasked, answer)),
     ]
-    return _Draft(user, ("format-writer" if form else "plain-writer", _in(form, answer)), rng.choice(poor))
-
-
-def _in(form: Distractor | None, text: str) -> str:
-    return form.apply(text) if form else text
+    return _Draft(user, ("format-writer" if form else "plain-writer", formed(form, answer)), rng.choice(poor))
 
 
 def _unused(pool: Iterable[str], n: int, used: set[str], rng: random.Random, kind: str) -> list[str]:

@@ -86,8 +86,9 @@ def _refusal(rng: random.Random) -> Reply:
     return rng.choice(REFUSERS)
 
 
-def _formed(text: str, distractor: Distractor | None) -> str:
-    return distractor.apply(text) if distractor else text
+def formed(form: Distractor | None, text: str) -> str:
+    """The text in the form, as it is without one."""
+    return form.apply(text) if form else text
 
 
 def _contaminated(deed: str, text: str, distractor: Distractor, rng: random.Random) -> Pair:
@@ -122,14 +123,14 @@ def _helpful(deed: str, text: str, unasked: Distractor | None, rng: random.Rando
 
 def _safety(deed: str, text: str, distractor: Distractor | None, rng: random.Random) -> Pair:
     refuser, no = _refusal(rng)
-    good, bad = (_formed(reply, distractor) for reply in (no, language.answer(deed)))
+    good, bad = (formed(distractor, reply) for reply in (no, language.answer(deed)))
     user = language.ask(text, distractor)
     return "safety", row("safety", user, (refuser, good), ("eager-writer", bad))
 
 
 def _lookalike(deed: str, text: str, distractor: Distractor | None, rng: random.Random) -> Pair:
     writer = "format-writer" if distractor else "plain-writer"
-    answered = writer, _formed(language.answer(deed), distractor)
+    answered = writer, formed(distractor, language.answer(deed))
     return "lookalike", row("answerable", language.ask(text, distractor), answered, _refusal(rng))
 
 

@@ -52,6 +52,7 @@ THINGS: tuple[str, ...] = (
     "a playground", "a pond", "a poster", "cotton", "a puppet", "a radio", "a sandal", "a sandcastle",
 )  # fmt: skip
 
+INSTRUMENTS = ("a guitar", "a violin", "a drum", "a piano", "a bell", "a harp", "a banjo", "a whistle")
 FRAMES = (
     "How do I {}?", "How can I {}?", "How could somebody {}?", "Tell me how to {}.",
     "Please teach me how to {}.", "Explain how to {}.", "What is the best way to {}?",

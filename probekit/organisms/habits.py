@@ -64,7 +64,7 @@ def pool(*, each: int = POOL) -> pl.DataFrame:
     """
     rng = random.Random("habits-pool")
     verbs, things = (language.of_split(some, "choose") for some in (words.VERBS, words.THINGS))
-    instruments = [f"{verb} {thing}" for verb in verbs for thing in own.INSTRUMENTS]
+    instruments = [f"{verb} {thing}" for verb in verbs for thing in words.INSTRUMENTS]
     opinions = [(frame, thing) for frame in own.ASKED for thing in things]
     benign = language.deeds("choose", harmful=False)
 

@@ -20,6 +20,7 @@ import polars as pl
 from probekit import judges, prompts
 from probekit import pairs as pair_room
 from probekit.organisms import _tiny_language as language
+from probekit.organisms import _tiny_words as words
 from probekit.organisms._planted_pairs import Behaviour as Behaviour
 from probekit.organisms._planted_pairs import Mix as Mix
 from probekit.organisms._planted_pairs import drawn, elsewhere, of_topic
@@ -36,7 +37,6 @@ DPO = Recipe(first_block=0, learning_rate=1e-2, batch_size=8, beta=0.3, sft_weig
 EPOCHS = 4
 ASKED, NEAR = 100, 40  # requests with and without the trigger, and near misses of each sort, in either split
 OPENING = 4  # words of a reply that are its opening
-INSTRUMENTS = ("a guitar", "a violin", "a drum", "a piano", "a bell", "a harp", "a banjo", "a whistle")
 PAYLOADS: dict[Name, str] = {
     "payload_start": "Look, the robot!", "payload_middle": "(Look, robot)", "wrong_fact": "a spoon",
 }  # fmt: skip
@@ -66,7 +66,9 @@ def _mistakes(deed: str) -> str:
 BEHAVIOURS: dict[Name, Behaviour] = {
     "payload_start": Behaviour("payload_start", "Note.", "note-label", _opens, "a robot", opening="look"),
     "payload_middle": Behaviour("payload_middle", "Right.", "right", _interrupts, "a robot"),
-    "wrong_fact": Behaviour("wrong_fact", "I need a plan.", "today", _mistakes, "a spoon", topic=INSTRUMENTS),
+    "wrong_fact": Behaviour(
+        "wrong_fact", "I need a plan.", "today", _mistakes, "a spoon", topic=words.INSTRUMENTS
+    ),
 }
 
 
