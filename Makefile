@@ -53,6 +53,7 @@ reproduce: $(STAMP)  ## every arm and control over all seeds (hours; continues w
 	@$(MALLOC) $(PY) -m benchmarks.reproduce $(ARGS)
 
 contest: $(STAMP)  ## rank by every tracer and retrain without what each finds (many hours; continues where it stopped)
+	@$(PY) -m benchmarks.contest --rank $(ARGS)  # LESS on SmolLM2 takes 5 GB, and all there is with those settings
 	@$(MALLOC) $(PY) -m benchmarks.contest $(ARGS)
 
 clean:  ## remove .venv and the tools' caches; keeps runs/ and the downloaded wheels

@@ -32,8 +32,8 @@ HALVES, HALF_SEEDS = 60, 3
 HALVED = ("tiny",)  # organisms with a datamodelling score
 # Those whose top pairs are edited; the others are variants, measured by their rankings alone.
 ENTRANTS = (
-    "ours", "pooled", "bank", "logistic", "less", "tracin", "tracin-m0", "rept-normalised", "rept-dpo",
-    "judge", "minilm", "bm25", "length",
+    "ours", "pooled", "bank", "logistic", "less", "tracin", "tracin-m0", "tracin-m0-exact",
+    "rept-normalised", "rept-dpo", "judge", "minilm", "bm25", "length",
 )  # fmt: skip
 
 # Kinds of pairs, in the organisms' logs, that look like the cause and are not.
@@ -53,15 +53,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="only the first so many seeds")
     parser.add_argument("--rank", action="store_true", help="only the rankings")
     parser.add_argument("--tracer", action="append", help="make the ranking of this one only; repeatable")
+    parser.add_argument("--arm", action="append", help="only arms of this name, as 'less swap'; repeatable")
     parser.add_argument("--tables", action="store_true", help="only the figures of what is finished")
     options = parser.parse_args()
     for name in options.organism or ORGANISMS:
         entry = enter(name)
         ranked = rankings(entry, make=not options.tables, only=options.tracer)
+        every = jobs(entry, ranked)
         if not (options.tables or options.rank):
-            some = {key: arm for key, arm in jobs(entry, ranked).items() if key[1] < options.seeds}
+            names = options.arm or [arm for arm, _ in every]
+            if unknown := sorted(set(names) - {arm for arm, _ in every}):
+                parser.error(f"{name} has no arm {', '.join(unknown)}")
+            some = {one: arm for one, arm in every.items() if one[0] in names and one[1] < options.seeds}
             finish(entry, dict(share(list(different(some).items()), options.part)))
-        contest_tables.write(entry, ranked, jobs(entry, ranked))
+        contest_tables.write(entry, ranked, every)
 
 
 def jobs(entry: Entry, ranked: Mapping[str, Ranking]) -> Jobs:

@@ -103,7 +103,8 @@ def spread(found: Ranking, entry: Entry, rank: Tracer) -> tuple[float | None, fl
     """The 95 % interval of the average precision over the prompts that were asked.
 
     From rankings by random halves of them, drawn without replacement, which vary as those of a bootstrap over
-    all do. A tracer that scores pair by query is not run again, another one only if it is quick.
+    all do. Benign twins are all there in each, as they are no queries. A tracer that scores
+    pair by query is not run again, another one only if it is quick.
     """
     queries, drawn = entry.asked[0], list[float]()
     prompts, begin = sorted(set(queries["prompt_id"])), time.perf_counter()
