@@ -1,8 +1,9 @@
 """Discovery against planted truth: four habits at once on a tiny model, and clean pairs, over seeds.
 
-Each job (a share of contaminated pairs and a seed) trains an M1, samples the pool, clusters, and leaves a
-small result in benchmarks/discovery/, so an interrupted run goes on; `--part 1/2` does every second one,
-`--tables` only writes the figures of what is finished, to benchmarks/discovery.json.
+Each job (a share of contaminated pairs and a seed) trains an M1, samples the pool, clusters with what was
+asked and without it, and leaves a small result in benchmarks/discovery/, so an interrupted run goes on;
+`--part 1/2` does every second one, `--tables` only writes the figures of what is finished, to
+benchmarks/discovery.json.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ from probekit.organisms import habits
 SEEDS = 10
 SHARES = (0.05, 0.1, 0.02, 0.01)
 CLEAN = "clean"
-FEWER = 5  # seeds of the shares beside the first
+SAFETY = "safety"  # among the other pairs are many that push against compliance
+FEWER = 5  # seeds of what is beside the first share and the clean pairs
 TOKENS = 40  # of a reply; the longest normal one has about 25
 RESULTS = loop.ROOT / "benchmarks" / "discovery"
 FIGURES = loop.ROOT / "benchmarks" / "discovery.json"
 WORK = loop.ROOT / "runs" / "discovery"
 MATCH = 0.5  # F1 from which a reported habit counts as one of the planted ones
 Job = tuple[str, int]
-"""The share as text, or "clean", and the seed of pairs and training."""
+"""The share as text, "clean" or "safety", and the seed of pairs and training."""
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
 def jobs() -> list[Job]:
     """The first share and the clean pairs with all seeds, then the others with fewer."""
     first = [(name, seed) for seed in range(SEEDS) for name in (str(SHARES[0]), CLEAN)]
-    return first + [(str(one), seed) for one in SHARES[1:] for seed in range(FEWER)]
+    return first + [(name, seed) for name in (SAFETY, *map(str, SHARES[1:])) for seed in range(FEWER)]
 
 
 def place(job: Job) -> Path:
@@ -65,7 +67,10 @@ def place(job: Job) -> Path:
 def mix_of(job: Job) -> habits.Mix:
     """The mix of a job."""
     name, seed = job
-    return habits.Mix(share=SHARES[0] if name == CLEAN else float(name), clean=name == CLEAN, seed=seed)
+    if name in (CLEAN, SAFETY):
+        variety: habits.Variety = "safety" if name == SAFETY else "benign"
+        return habits.Mix(share=SHARES[0], clean=name == CLEAN, variety=variety, seed=seed)
+    return habits.Mix(share=float(name), seed=seed)
 
 
 def about(job: Job) -> About:
@@ -96,9 +101,18 @@ def run(job: Job) -> None:
         vectors.behaviour_vectors(m0, contrasts, layers=[habits.LAYER]),
         vectors.pair_vectors(m0, organism.pairs, layers=[habits.LAYER]),
     )
-    found = clustering.discover(*sides, layer=habits.LAYER, seed=job[1])
+    asked = (
+        vectors.prompt_vectors(m0, contrasts, layers=[habits.LAYER]),
+        vectors.prompt_vectors(m0, organism.pairs, layers=[habits.LAYER]),
+    )
+    found, alone = (
+        clustering.discover(*sides, asked=one, layer=habits.LAYER, seed=job[1]) for one in (asked, None)
+    )
     truth = dict(organism.log.select("pair_id", "kind").iter_rows())
-    table = found.pairs.select("pair_id", "habit", kind=pl.col("pair_id").replace_strict(truth))
+    table, without = (
+        one.pairs.select("pair_id", "habit", kind=pl.col("pair_id").replace_strict(truth))
+        for one in (found, alone)
+    )
     shown = habits.judge(replies[1]).group_by("source", "habit").len().sort("source", "habit")
     write_result(
         place(job),
@@ -108,6 +122,7 @@ def run(job: Job) -> None:
         report=report.rows(),
         habits=found.habits.rows(named=True),
         fires=shown.rows(),
+        without=score(without),
         **score(table),
     )
     shutil.rmtree(work, ignore_errors=True)
@@ -143,12 +158,13 @@ def figures(every: Sequence[Job]) -> list[Figure]:
     """What the finished jobs give."""
     done = {job: read_result(place(job), about(job)) for job in every if place(job).is_file()}
     found = []
-    for name in [str(one) for one in SHARES]:
-        some = [content for (of, _), content in done.items() if of == name]
-        if some:
-            found += of_share(some, "planted" if name == str(SHARES[0]) else f"share.{100 * float(name):g}")
-    clean = [content for (of, _), content in done.items() if of == CLEAN]
-    if clean:
+    called = {str(one): f"share.{100 * one:g}" for one in SHARES} | {str(SHARES[0]): "planted"}
+    for name, prefix in (called | {SAFETY: SAFETY}).items():
+        if some := [content for (of, _), content in done.items() if of == name]:
+            found += of_share(some, prefix)
+            if prefix == "planted":
+                found += of_share([content["without"] for content in some], "planted_without_prompts")
+    if clean := [content for (of, _), content in done.items() if of == CLEAN]:
         false = sum(content["reported"] > 0 for content in clean) / len(clean)
         found.append(Figure("clean.false_alarm_rate", false, n=len(clean), target="<= 0.1"))
     return found
