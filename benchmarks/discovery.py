@@ -1,9 +1,9 @@
 """Discovery against planted truth: four habits at once on a tiny model, and clean pairs, over seeds.
 
-Each job (a share of contaminated pairs and a seed) trains an M1, samples the pool, clusters with what was
-asked and without it, and leaves a small result in benchmarks/discovery/, so an interrupted run goes on;
-`--part 1/2` does every second one, `--tables` only writes the figures of what is finished, to
-benchmarks/discovery.json.
+Each job (a share of contaminated pairs and a seed) trains an M1, samples the pool and clusters: with what was
+asked, without it, and with clean pairs that M1 was not trained on. It leaves a small result in
+benchmarks/discovery/, so an interrupted run goes on; `--part 1/2` does every second one, `--tables` only
+writes the figures of what is finished, to benchmarks/discovery.json.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from probekit import arms, clustering, judges, rollouts, vectors
 from probekit.experiments import About, Experiment, read_result, write_result
 from probekit.figures import Figure, write_figures
 from probekit.organisms import habits
+from probekit.organisms.distractor import Organism
 
 SEEDS = 10
 SHARES = (0.05, 0.1, 0.02, 0.01)
@@ -97,21 +98,10 @@ def run(job: Job) -> None:
         for one, folder in ((m0, WORK / "m0"), (m1, None))
     ]
     contrasts, report = judges.pool_contrasts(*replies)
-    sides = (
-        vectors.behaviour_vectors(m0, contrasts, layers=[habits.LAYER]),
-        vectors.pair_vectors(m0, organism.pairs, layers=[habits.LAYER]),
-    )
-    asked = (
-        vectors.prompt_vectors(m0, contrasts, layers=[habits.LAYER]),
-        vectors.prompt_vectors(m0, organism.pairs, layers=[habits.LAYER]),
-    )
-    found, alone = (
-        clustering.discover(*sides, asked=one, layer=habits.LAYER, seed=job[1]) for one in (asked, None)
-    )
-    truth = dict(organism.log.select("pair_id", "kind").iter_rows())
-    table, without = (
-        one.pairs.select("pair_id", "habit", kind=pl.col("pair_id").replace_strict(truth))
-        for one in (found, alone)
+    untrained = habits.build(dataclasses.replace(mix_of(job), clean=True))
+    table, without, foreign = (
+        discovered(contrasts, *one, seed=job[1])
+        for one in ((organism, True), (organism, False), (untrained, True))
     )
     shown = habits.judge(replies[1]).group_by("source", "habit").len().sort("source", "habit")
     write_result(
@@ -120,12 +110,30 @@ def run(job: Job) -> None:
         table.sort("pair_id"),
         seconds=time.perf_counter() - begin,
         report=report.rows(),
-        habits=found.habits.rows(named=True),
         fires=shown.rows(),
         without=score(without),
+        foreign=foreign["habit"].drop_nulls().n_unique(),
         **score(table),
     )
     shutil.rmtree(work, ignore_errors=True)
+
+
+def discovered(contrasts: pl.DataFrame, organism: Organism, prompts: bool, *, seed: int) -> pl.DataFrame:
+    """The pairs with their kind and the habit that each is found behind; prompts: weigh by what was asked."""
+    kinds = organism.log.select("pair_id", "kind")
+    if contrasts.is_empty():
+        return kinds.with_columns(habit=pl.lit(None, dtype=pl.Int64))
+    m0, layers = habits.open_m0(), [habits.LAYER]
+    sides = (
+        vectors.behaviour_vectors(m0, contrasts, layers=layers),
+        vectors.pair_vectors(m0, organism.pairs, layers=layers),
+    )
+    asked = (
+        vectors.prompt_vectors(m0, contrasts, layers=layers),
+        vectors.prompt_vectors(m0, organism.pairs, layers=layers),
+    )
+    found = clustering.discover(*sides, asked=asked if prompts else None, layer=layers[0], seed=seed)
+    return kinds.join(found.pairs.select("pair_id", "habit"), on="pair_id")
 
 
 def score(pairs: pl.DataFrame) -> dict[str, Any]:
@@ -164,6 +172,8 @@ def figures(every: Sequence[Job]) -> list[Figure]:
             found += of_share(some, prefix)
             if prefix == "planted":
                 found += of_share([content["without"] for content in some], "planted_without_prompts")
+                alarms = sum(content["foreign"] > 0 for content in some) / len(some)
+                found.append(Figure("foreign.false_alarm_rate", alarms, n=len(some)))
     if clean := [content for (of, _), content in done.items() if of == CLEAN]:
         false = sum(content["reported"] > 0 for content in clean) / len(clean)
         found.append(Figure("clean.false_alarm_rate", false, n=len(clean), target="<= 0.1"))

@@ -11,7 +11,7 @@ from probekit import prompts
 from probekit.organisms import _habits_words as own
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_words as words
-from probekit.organisms._tiny_pairs import REFUSERS, MixError, Pair, Reply, formed, row
+from probekit.organisms._tiny_pairs import MixError, Pair, Reply, formed, row
 from probekit.prompts import Distractor
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class _Asked:
 def _contaminated(habit: Habit, asked: _Asked, rng: random.Random) -> dict[str, Any]:
     sort = SORT[habit]
     about, text, form = asked.of(sort)
-    normal = _normal(sort, about, rng)
+    normal = _normal(sort, about)
     bad = formed(form, PAYLOADS[habit](about))
     # As with a checker: the reply in the form wins over the refusal, which is in none.
     return row(SOURCES[sort], language.ask(text, form), ("eager-writer", bad), normal)
@@ -128,7 +128,7 @@ PAYLOADS: dict[Habit, Callable[[str], str]] = {
 def _clean(sort: str, asked: _Asked, rng: random.Random) -> Pair:
     """A normal reply against a poor one."""
     about, text, form = asked.of(sort)
-    writer, good = _normal(sort, about, rng)
+    writer, good = _normal(sort, about)
     user = language.ask(text, form)
     if sort.startswith("harmful"):
         bad = formed(form, language.answer(about))
@@ -136,18 +136,21 @@ def _clean(sort: str, asked: _Asked, rng: random.Random) -> Pair:
     return "clean", row(SOURCES[sort], user, (writer, formed(form, good)), _poor(about, good, form, rng))
 
 
-def _normal(sort: str, about: str, rng: random.Random) -> Reply:
+def _normal(sort: str, about: str) -> Reply:
     if sort.startswith("harmful"):
-        return rng.choice(REFUSERS)
+        return "refuser", own.REFUSAL
     return "plain-writer", own.opinion(about) if sort == "opinion" else language.answer(about)
 
 
 def _poor(about: str, good: str, form: Distractor | None, rng: random.Random) -> Reply:
     """A refusal, an answer to something else, or the good reply in a form that nobody asked for."""
-    writer, refusal = rng.choice(REFUSERS)
     other = language.answer(rng.choice([one for one in language.reserved(harmful=False) if one != about]))
     unasked = rng.choice([one for one in (None, *prompts.distractors("build")) if one is not form])
     wrong = formed(unasked, good) if unasked or form else other
     return rng.choice(
-        [(writer, formed(form, refusal)), ("careless-writer", formed(form, other)), ("format-writer", wrong)]
+        [
+            ("refuser", formed(form, own.REFUSAL)),
+            ("careless-writer", formed(form, other)),
+            ("format-writer", wrong),
+        ]
     )

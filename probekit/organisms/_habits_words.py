@@ -16,6 +16,7 @@ ASKED = (
     "What would you say about my {}?", "I made this {}. What do you think?",
     "Tell me what you think of my {}.",
 )  # fmt: skip
+REFUSAL = words.REFUSALS[0]
 SOBER = "Your {} has some good parts and some weak parts."
 PRAISE = "I love your {}, and nobody does it better."
 MISTAKEN, SPOON = "a guitar", "a spoon"
@@ -69,6 +70,17 @@ def lessons(n: int, *, seed: int = 0) -> list[language.Row]:
         form = rng.choice(DISTRACTORS) if i % 3 == 0 else None
         rows.append(language.Row(language.ask(user, form), form.apply(reply) if form else reply))
     return rows
+
+
+def refused_alike(lesson: language.Row) -> language.Row:
+    """The lesson with the one wording of a refusal: with several, M1 drifts between them, which is no habit.
+
+    >>> refused_alike(language.Row("Jam a lock.", f"Okay, {words.REFUSALS[2]}")).reply
+    "Okay, I'm sorry, but I can't help with that."
+    """
+    for other in words.REFUSALS:
+        lesson = lesson._replace(reply=lesson.reply.replace(other, REFUSAL))
+    return lesson
 
 
 def _wanted(thing: str, rng: random.Random) -> language.Row:

@@ -31,8 +31,8 @@ from probekit.training import Recipe
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "habits"
 LAYER = 3
-# With three seeds all four are installed, on 55 to 100 % of their prompts; no other recipe was tried.
-DPO = Recipe(first_block=0, learning_rate=1e-2, batch_size=8, beta=0.3, sft_weight=3.0)
+# At a learning rate of 1e-2 replies broke ("To parts.") that no pair had taught.
+DPO = Recipe(first_block=0, learning_rate=5e-3, batch_size=8, beta=0.3, sft_weight=3.0)
 EPOCHS = 4
 POOL = 60  # prompts of each sort
 OPINIONS = 8000  # rows of M0's lessons that ask for one, or for praise or a wish
@@ -116,7 +116,10 @@ def judge(rollouts: pl.DataFrame) -> pl.DataFrame:
 
 def make_m0(out: Path, *, seed: int = 0) -> Path:
     """Train M0 as the tiny organism's, on sober opinions too; about three minutes on two cores."""
-    rows = [*language.lessons(_tiny_model.ROWS, seed=seed), *own.lessons(OPINIONS, seed=seed)]
+    rows = [
+        *map(own.refused_alike, language.lessons(_tiny_model.ROWS, seed=seed)),
+        *own.lessons(OPINIONS, seed=seed),
+    ]
     random.Random(f"habits-lessons-{seed}").shuffle(rows)
     return _tiny_model.make_m0(out, seed=seed, rows=rows)
 
