@@ -306,16 +306,16 @@ def _find(
     from probekit import _clusters_habits as statistics
     from probekit._clusters_trees import distances
 
-    some = of_all[:, columns]
-    if min(some.shape) < 2:
+    if min(len(of_all), columns.sum()) < 2:
         return _Found([], HABITS.to_frame(), statistics.Nulls(0.0, 0.0), None)
+    some = statistics.padded(of_all[:, columns], int((~columns).sum()))
     null = statistics.nulls(some, units, grouping, draws, seed)
     members = statistics.habits(some, grouping(distances(some @ some.T)), null)
     firm = statistics.stability(some, units, members, _every_node, boot=boot, seed=seed)
     rows = []
     for number, (its_prompts, its_pairs) in enumerate(members, start=1):
         behind = np.zeros(of_all.shape[1], bool)
-        behind[columns] = its_pairs
+        behind[columns] = its_pairs[: columns.sum()]
         figures = statistics.measured(of_all, its_prompts, behind, columns, draws=draws, seed=seed)
         rows.append({"habit": number, **dict(zip(_FIRM, firm.habits[number - 1], strict=True)), **figures})
     table = pl.DataFrame(rows, schema=HABITS)

@@ -200,9 +200,11 @@ def prompt_vectors(
     >>> prompt_vectors(tiny_checkpoint(), planted_contrasts(4), layers=[1, 2]).values.shape
     torch.Size([4, 2, 32])
     """
+    from probekit.checkpoints import Rendered
+
     texts = pair_texts(asked) if isinstance(asked, PairSet) else contrast_texts(asked)
     whole = [checkpoint.render(text.prompt, text.replies[0], chat=chat) for text in texts]
-    prompts = [dataclasses.replace(one, ids=one.ids[: one.start], start=1, stop=one.start) for one in whole]
+    prompts = [Rendered(one.ids[: one.start], min(1, one.start - 1), one.start) for one in whole]
     values = response_means(checkpoint, prompts, layers=layers, token_budget=token_budget)
     ids = asked.ids if isinstance(asked, PairSet) else asked["contrast_id"].to_list()
     return VectorSet(ids, tuple(layers), values, checkpoint.fingerprint, kind="prompt", chat=chat)
