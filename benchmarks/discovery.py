@@ -21,7 +21,7 @@ import polars as pl
 from benchmarks import loop
 from benchmarks.results import share
 from probekit import arms, clustering, judges, rollouts, vectors
-from probekit.experiments import About, Experiment, read_result, write_result
+from probekit.experiments import About, Experiment, digest, read_result, write_result
 from probekit.figures import Figure, write_figures
 from probekit.organisms import habits
 from probekit.organisms.distractor import Organism
@@ -79,7 +79,7 @@ def about(job: Job) -> About:
     recipe = {f"recipe.{name}": value for name, value in dataclasses.asdict(habits.DPO).items()}
     return {
         "mix": dataclasses.asdict(mix_of(job)), "seed": job[1], "epochs": habits.EPOCHS,
-        "layer": habits.LAYER,
+        "layer": habits.LAYER, "asked": digest(habits.pool()),
         "m0": loop.weights_id(habits.DATA / "m0"), **recipe,
     }  # fmt: skip
 
