@@ -65,13 +65,11 @@ def open_case(name: Name) -> Case:
         organism = tiny.build(tiny.Mix().dialled(0 if name == "tiny-0" else 2))
         return _with_m1(replace(open_case("tiny"), pairs=organism.pairs, truth=organism.truth))
     if name == "habits":
-        found, judge = habits.build(), habits.judge
-        splits = habits.pool(), habits.pool(split="report")
-        return _with_m1(_untrained(habits, found, splits, judge))
+        asked = habits.pool(), habits.pool(split="report")
+        return _with_m1(_untrained(habits, habits.build(), asked, habits.judge))
     if name != "tiny" and name != "smollm2":
-        found, judge = planted.build(name), planted.JUDGES[name]
-        splits = planted.choosing_prompts(name), planted.evaluation_prompts(name)
-        return _with_m1(_untrained(planted, found, splits, judge))
+        asked = planted.choosing_prompts(name), planted.evaluation_prompts(name)
+        return _with_m1(_untrained(planted, planted.build(name), asked, planted.JUDGES[name]))
     module = tiny if name == "tiny" else distractor
     loaded, m0, m1 = module.load(), module.open_m0(), module.open_m1()
     m1.name = "M1"
@@ -88,14 +86,10 @@ def open_case(name: Name) -> Case:
     )
 
 
-def _untrained(
-    home: Any, organism: Organism, splits: tuple[pl.DataFrame, pl.DataFrame], judge: Judge
-) -> Case:
+def _untrained(home: Any, organism: Organism, asked: tuple[pl.DataFrame, pl.DataFrame], judge: Judge) -> Case:
     """The case of an organism of which M1 is not shipped, with M0 in its place."""
     m0 = home.open_m0()
-    return Case(
-        m0, m0, organism.pairs, *splits, home.LAYER, home.DPO, home.EPOCHS, organism.truth, judge
-    )  # fmt: skip
+    return Case(m0, m0, organism.pairs, *asked, home.LAYER, home.DPO, home.EPOCHS, organism.truth, judge)
 
 
 def _with_m1(case: Case) -> Case:
