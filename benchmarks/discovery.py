@@ -97,7 +97,8 @@ def run(job: Job) -> None:
         rollouts.sample(one, pool, temperature=0, max_new_tokens=TOKENS, cache=folder)
         for one, folder in ((m0, WORK / "m0"), (m1, None))
     ]
-    contrasts, report = judges.pool_contrasts(*replies)
+    both = [one.sort("prompt_id", "user")["reply"].to_list() for one in replies]
+    contrasts = None if both[0] == both[1] else judges.pool_contrasts(*replies).contrasts
     untrained = habits.build(dataclasses.replace(mix_of(job), clean=True))
     table, without, foreign = (
         discovered(contrasts, *one, seed=job[1])
@@ -109,7 +110,7 @@ def run(job: Job) -> None:
         about(job),
         table.sort("pair_id"),
         seconds=time.perf_counter() - begin,
-        report=report.rows(),
+        contrasts=0 if contrasts is None else contrasts.height,
         fires=shown.rows(),
         without=score(without),
         foreign=foreign["habit"].drop_nulls().n_unique(),
@@ -118,10 +119,12 @@ def run(job: Job) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def discovered(contrasts: pl.DataFrame, organism: Organism, prompts: bool, *, seed: int) -> pl.DataFrame:
+def discovered(
+    contrasts: pl.DataFrame | None, organism: Organism, prompts: bool, *, seed: int
+) -> pl.DataFrame:
     """The pairs with their kind and the habit that each is found behind; prompts: weigh by what was asked."""
     kinds = organism.log.select("pair_id", "kind")
-    if contrasts.is_empty():
+    if contrasts is None:  # training changed no reply
         return kinds.with_columns(habit=pl.lit(None, dtype=pl.Int64))
     m0, layers = habits.open_m0(), [habits.LAYER]
     sides = (
