@@ -254,12 +254,12 @@ def test_the_same_card_comes_from_python_and_from_clustering() -> None:
 
 def test_the_shown_card_is_handed_on_and_ranked_by_if_the_vectors_are_there() -> None:
     one, seen = mapped(ranks=True), []
-    one.observe(lambda change: seen.append(change["new"].name), "selected")
+    one.observe(lambda change: seen.append(change["new"]), "selected")
     assert (one.selected, one.ranking, one._view["handed"]) == (None, None, "")
     ask(one, 1, "show", habit=2)
     view = ask(one, 2, "rank")
     assert one.selected is one.shown
-    assert seen == ["habit 2"]
+    assert seen == [one.shown]
     wanted = one.selected.ranking(WORLD.behaviour, WORLD.pair_vectors, layer=3)
     assert one.ranking.frame.equals(wanted.frame)
     assert view["selected"]

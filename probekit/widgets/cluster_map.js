@@ -14,8 +14,8 @@ const RIGHT = 46;
 const NONE = -1;
 const NAMES = ["prompts", "pairs"];
 const KEYS =
-  "Keys: arrows move, with Shift they brush; Enter shows the cluster, h the habit; Page Up, Page Down, Home " +
-  "and End go to the next cluster of prompts and of pairs; + − 0 zoom; r ranks; Escape clears the brush.";
+  "Keys: arrows move, with Shift they brush; Enter shows the cluster, h the habit; Page Up, Page Down, " +
+  "Home and End go to the next cluster of prompts and of pairs; + − 0 zoom; r ranks; Escape clears the brush.";
 
 function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -390,8 +390,8 @@ function makeCard(ask) {
     return make("tr", {}, make("th", { scope, dir: "auto" }, first), ...cells);
   };
   const table = ({ caption, heads, rows }) => {
-    const head = make("thead", {}, row("th", "col")(heads));
-    return make("table", {}, make("caption", {}, caption), head, make("tbody", {}, ...rows.map(row("td", "row"))));
+    const [head, body] = [row("th", "col")(heads), rows.map(row("td", "row"))];
+    return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
   };
   const example = ({ score, texts }) => {
     const name = (text) => make("span", { class: "name" }, `${text} `);
