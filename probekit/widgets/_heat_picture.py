@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -65,8 +66,8 @@ def picture(cells: Array, sides: Sequence[Mapping[str, Any]], limit: float) -> s
 
     sides: `Side.view` of prompts and pairs.
     """
-    width, height = LEFT + WIDE + 80, TOP + HIGH + 34
-    image = base64.b64encode(png(cells)).decode()
+    width, height = LEFT + WIDE + 112, TOP + HIGH + 34
+    image = f"data:image/png;base64,{base64.b64encode(png(cells)).decode()}"
     spans = [side["window"] for side in sides]
     sizes = [
         length * side["step"] * bins / (stop - start)
@@ -78,7 +79,7 @@ def picture(cells: Array, sides: Sequence[Mapping[str, Any]], limit: float) -> s
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<clipPath id="cells"><rect x="{LEFT}" y="{TOP}" width="{WIDE}" height="{HIGH}"/></clipPath>',
         f'<image clip-path="url(#cells)" x="{LEFT}" y="{TOP}" width="{sizes[1]:.2f}" height="{sizes[0]:.2f}" '
-        f'preserveAspectRatio="none" href="data:image/png;base64,{image}"/>',
+        f'preserveAspectRatio="none" style="image-rendering: pixelated" href="{image}"/>',
         f'<rect x="{LEFT}" y="{TOP}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#555"/>',
         *_tree(sides[0], HIGH, turned=True),
         *_tree(sides[1], WIDE, turned=False),
@@ -102,7 +103,7 @@ def _tree(side: Mapping[str, Any], length: int, *, turned: bool) -> list[str]:
     room = TOP - 2 * (_STRIP + 2)
 
     def point(place: float, high: float) -> str:
-        along, up = (min(max(place, start), stop) - start) * unit, room * (1 - high)
+        along, up = (min(max(place, start), stop) - start) * unit, room * (1 - high) + 1
         return f"{up:.1f} {TOP + along:.1f}" if turned else f"{LEFT + along:.1f} {up:.1f}"
 
     paths: dict[int, list[str]] = {0: [], 1: []}
@@ -115,25 +116,25 @@ def _tree(side: Mapping[str, Any], length: int, *, turned: bool) -> list[str]:
         f'<path d="{"".join(paths[joins])}" fill="none" stroke="{colour}"/>'
         for joins, colour in ((0, "#aaa"), (1, "#333"))
     ]
-    for strip, (labels, colours) in enumerate(
-        ((side["habits"], HABITS), (side["clusters"], ("#bbb", "#666")))
-    ):
-        at = room + 2 + strip * (_STRIP + 2)
-        for place, label in enumerate(labels):
+    strips = (("clusters", ("#bbb", "#666")), ("habits", HABITS))
+    for strip, (name, colours) in enumerate(strips):
+        at, bin_ = room + 2 + strip * (_STRIP + 2), 0
+        for label, run in itertools.groupby(side[name]):
+            first, bin_ = bin_, bin_ + len(list(run))
             if label == NONE:
                 continue
-            begin = place * side["step"] * unit
-            size = min(side["step"] * unit, length - begin)
-            colour = colours[(label - (strip == 0)) % len(colours)]
-            box = (at, TOP + begin, _STRIP, size) if turned else (LEFT + begin, at, size, _STRIP)
-            x, y, wide, high = box
-            found.append(
-                f'<rect x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{high:.2f}" fill="{colour}"/>'
-            )
+            begin, end = (min(place * side["step"] * unit, length) for place in (first, bin_))
+            colour = colours[(label - (name == "habits")) % len(colours)]
+            x, y, wide, high = at, TOP + begin, _STRIP, end - begin
+            if not turned:
+                x, y, wide, high = LEFT + begin, at, high, wide
+            box = f'x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{high:.2f}"'
+            found.append(f'<rect {box} fill="{colour}"/>')
     return found
 
 
 def _scale(limit: float) -> list[str]:
+    """The colours beside the cells, with the cosines that they stand for."""
     x, y, wide, high = LEFT + WIDE + 44, TOP + 40, 12, 200
     colours = palette("light")[::-1]
     boxes = [

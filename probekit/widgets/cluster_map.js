@@ -15,7 +15,7 @@ const NONE = -1;
 const NAMES = ["prompts", "pairs"];
 const KEYS =
   "Keys: arrows move, with Shift they brush; Enter shows the cluster, h the habit; Page Up, Page Down, " +
-  "Home and End go to the next cluster of prompts and of pairs; + − 0 zoom; r ranks; Escape clears the brush.";
+  "Home and End go to the next cluster of prompts or pairs; + − 0 zoom; r ranks; Escape clears the brush.";
 
 function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -324,7 +324,9 @@ function makeMap(setup, ask, rank) {
     if (!drag && timer === undefined) brushes = sides.map((side) => side.brush);
     cursor = cursor?.map((place, side) => clamp(place, sides[side].window[0], sides[side].window[1] - 1));
     const bin = sides.map((side, one) => `${count(side.step)} ${NAMES[one]}`).join(" × ");
-    const words = `mean cosine of ${bin}; heights of the trees as square roots`;
+    const one = sides.every((side) => side.step === 1);
+    const shows = one ? "cosine of each prompt and pair" : `mean cosine of ${bin}`;
+    const words = `${shows}; heights of the trees as square roots`;
     const ends = [`away ≤ −${setup.limit}`, scale, `≥ ${setup.limit} toward`];
     legend.replaceChildren(...ends, make("span", {}, words));
     draw();
@@ -391,7 +393,8 @@ function makeCard(ask) {
   };
   const table = ({ caption, heads, rows }) => {
     const [head, body] = [row("th", "col")(heads), rows.map(row("td", "row"))];
-    return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
+    const parts = [make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)];
+    return make("table", {}, ...parts);
   };
   const example = ({ score, texts }) => {
     const name = (text) => make("span", { class: "name" }, `${text} `);
