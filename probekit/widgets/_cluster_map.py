@@ -186,17 +186,17 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
         self._update()
 
     @traitlets.validate("selected")
-    def _ranked(self, proposal: Mapping[str, Any]) -> Card | None:
-        chosen: Card | None = proposal["value"]
-        if chosen is None or self._vectors is None:
-            self._ranking = None
-        else:
+    def _ranked(self, proposal: Mapping[str, Any]) -> Card:
+        chosen: Card = proposal["value"]
+        if self._vectors is not None:
             behaviour, pair_vectors, options = self._vectors
             self._ranking = chosen.ranking(behaviour, pair_vectors, **options)
         return chosen
 
     @traitlets.observe("selected")
     def _selected_changed(self, _: object) -> None:
+        if self.selected is None:  # which is not validated
+            self._ranking = None
         self._update()
 
     # ---- what is asked
