@@ -1,8 +1,9 @@
 """Discovery against planted truth: four habits at once on a tiny model, and clean pairs, over seeds.
 
-Each job (a share of contaminated pairs and a seed) trains an M1, samples the pool, clusters, and leaves a
-small result in benchmarks/discovery/, so an interrupted run goes on; `--part 1/2` does every second one,
-`--tables` only writes the figures of what is finished, to benchmarks/discovery.json.
+Each job (a share of contaminated pairs and a seed) trains an M1, samples the pool and clusters: with what was
+asked, without it, and with clean pairs that M1 was not trained on. It leaves a small result in
+benchmarks/discovery/, so an interrupted run goes on; `--part 1/2` does every second one, `--smollm2` only the
+one on SmolLM2, and `--tables` writes the figures of what is finished, to benchmarks/discovery.json.
 """
 
 from __future__ import annotations
@@ -20,31 +21,37 @@ import polars as pl
 from benchmarks import loop
 from benchmarks.results import share
 from probekit import arms, clustering, judges, rollouts, vectors
-from probekit.experiments import About, Experiment, read_result, write_result
+from probekit.checkpoints import Checkpoint
+from probekit.experiments import About, Experiment, digest, read_result, write_result
 from probekit.figures import Figure, write_figures
-from probekit.organisms import habits
+from probekit.organisms import distractor, habits, habits_smollm2
+from probekit.organisms.distractor import Organism
 
 SEEDS = 10
 SHARES = (0.05, 0.1, 0.02, 0.01)
 CLEAN = "clean"
-FEWER = 5  # seeds of the shares beside the first
+SAFETY = "safety"  # among the other pairs are many that push against compliance
+SMOLLM2 = "smollm2"
+FEWER = 5  # seeds of what is beside the first share and the clean pairs
 TOKENS = 40  # of a reply; the longest normal one has about 25
 RESULTS = loop.ROOT / "benchmarks" / "discovery"
 FIGURES = loop.ROOT / "benchmarks" / "discovery.json"
 WORK = loop.ROOT / "runs" / "discovery"
 MATCH = 0.5  # F1 from which a reported habit counts as one of the planted ones
 Job = tuple[str, int]
-"""The share as text, or "clean", and the seed of pairs and training."""
+"""The share as text, "clean", "safety" or "smollm2", and the seed of pairs and training."""
 
 
 def main() -> None:
     """Finish the jobs of this part, then write the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.discovery", description=__doc__)
     parser.add_argument("--part", default="1/1", help="which jobs: 1/2 and 2/2 are for two processes")
+    parser.add_argument("--smollm2", action="store_true", help="only the job on SmolLM2")
     parser.add_argument("--tables", action="store_true", help="only the figures of what is finished")
     options = parser.parse_args()
     every = jobs()
-    for job in [] if options.tables else share(every, options.part):
+    left = [one for one in every if (one[0] == SMOLLM2) is options.smollm2]
+    for job in [] if options.tables else share(left, options.part):
         if not place(job).is_file():
             print(f"{job[0]}, seed {job[1]}", flush=True)
             run(job)
@@ -54,7 +61,8 @@ def main() -> None:
 def jobs() -> list[Job]:
     """The first share and the clean pairs with all seeds, then the others with fewer."""
     first = [(name, seed) for seed in range(SEEDS) for name in (str(SHARES[0]), CLEAN)]
-    return first + [(str(one), seed) for one in SHARES[1:] for seed in range(FEWER)]
+    others = (SAFETY, *map(str, SHARES[1:]))
+    return first + [(name, seed) for name in others for seed in range(FEWER)] + [(SMOLLM2, 0)]
 
 
 def place(job: Job) -> Path:
@@ -65,52 +73,88 @@ def place(job: Job) -> Path:
 def mix_of(job: Job) -> habits.Mix:
     """The mix of a job."""
     name, seed = job
-    return habits.Mix(share=SHARES[0] if name == CLEAN else float(name), clean=name == CLEAN, seed=seed)
+    if name in (CLEAN, SAFETY):
+        variety: habits.Variety = "safety" if name == SAFETY else "benign"
+        return habits.Mix(share=SHARES[0], clean=name == CLEAN, variety=variety, seed=seed)
+    return habits.Mix(share=float(name), seed=seed)
+
+
+def home_of(job: Job) -> Any:
+    """The module that makes the organism."""
+    return habits_smollm2 if job[0] == SMOLLM2 else habits
 
 
 def about(job: Job) -> About:
     """What a result is of."""
-    recipe = {f"recipe.{name}": value for name, value in dataclasses.asdict(habits.DPO).items()}
+    home = home_of(job)
+    m0 = distractor.DATA if job[0] == SMOLLM2 else habits.DATA
     return {
-        "mix": dataclasses.asdict(mix_of(job)), "seed": job[1], "epochs": habits.EPOCHS,
-        "layer": habits.LAYER,
-        "m0": loop.weights_id(habits.DATA / "m0"), **recipe,
+        **{f"recipe.{name}": value for name, value in dataclasses.asdict(home.DPO).items()},
+        "mix": None if job[0] == SMOLLM2 else dataclasses.asdict(mix_of(job)), "seed": job[1],
+        "epochs": home.EPOCHS, "layer": home.LAYER, "asked": digest(home.pool()),
+        "m0": loop.weights_id(m0 / "m0"),
     }  # fmt: skip
 
 
 def run(job: Job) -> None:
     """Train, sample, cluster, and write what was found beside the truth."""
-    begin = time.perf_counter()
-    organism, m0, pool = habits.build(mix_of(job)), habits.open_m0(), habits.pool()
-    work = WORK / f"{job[0]}-{job[1]}"
+    begin, home = time.perf_counter(), home_of(job)
+    organism = home.build(seed=job[1]) if job[0] == SMOLLM2 else habits.build(mix_of(job))
+    m0, pool, work = home.open_m0(), home.pool(), WORK / f"{job[0]}-{job[1]}"
     experiment = Experiment(
-        m0, organism.pairs, prompts=pool, folder=work, work=work, recipe=habits.DPO, epochs=habits.EPOCHS
+        m0, organism.pairs, prompts=pool, folder=work, work=work, recipe=home.DPO, epochs=home.EPOCHS
     )
     m1 = experiment.trained(arms.baseline(), seed=job[1])
     replies = [
         rollouts.sample(one, pool, temperature=0, max_new_tokens=TOKENS, cache=folder)
         for one, folder in ((m0, WORK / "m0"), (m1, None))
     ]
-    contrasts, report = judges.pool_contrasts(*replies)
-    sides = (
-        vectors.behaviour_vectors(m0, contrasts, layers=[habits.LAYER]),
-        vectors.pair_vectors(m0, organism.pairs, layers=[habits.LAYER]),
+    both = [one.sort("prompt_id", "user")["reply"].to_list() for one in replies]
+    contrasts = None if both[0] == both[1] else judges.pool_contrasts(*replies).contrasts
+    asked = [(organism, True), (organism, False)]
+    if job[0] == str(SHARES[0]):
+        asked.append((habits.build(dataclasses.replace(mix_of(job), clean=True)), True))
+    table, without, *foreign = (
+        discovered(m0, contrasts, *one, layer=home.LAYER, seed=job[1]) for one in asked
     )
-    found = clustering.discover(*sides, layer=habits.LAYER, seed=job[1])
-    truth = dict(organism.log.select("pair_id", "kind").iter_rows())
-    table = found.pairs.select("pair_id", "habit", kind=pl.col("pair_id").replace_strict(truth))
     shown = habits.judge(replies[1]).group_by("source", "habit").len().sort("source", "habit")
     write_result(
         place(job),
         about(job),
         table.sort("pair_id"),
         seconds=time.perf_counter() - begin,
-        report=report.rows(),
-        habits=found.habits.rows(named=True),
+        contrasts=0 if contrasts is None else contrasts.height,
         fires=shown.rows(),
+        without=score(without),
+        foreign=sum(one["habit"].drop_nulls().n_unique() for one in foreign),
         **score(table),
     )
     shutil.rmtree(work, ignore_errors=True)
+
+
+def discovered(
+    m0: Checkpoint,
+    contrasts: pl.DataFrame | None,
+    organism: Organism,
+    prompts: bool,
+    *,
+    layer: int,
+    seed: int,
+) -> pl.DataFrame:
+    """The pairs with their kind and the habit that each is found behind; prompts: weigh by what was asked."""
+    kinds = organism.log.select("pair_id", "kind")
+    if contrasts is None:  # training changed no reply
+        return kinds.with_columns(habit=pl.lit(None, dtype=pl.Int64))
+    sides = (
+        vectors.behaviour_vectors(m0, contrasts, layers=[layer]),
+        vectors.pair_vectors(m0, organism.pairs, layers=[layer]),
+    )
+    asked = (
+        vectors.prompt_vectors(m0, contrasts, layers=[layer]),
+        vectors.prompt_vectors(m0, organism.pairs, layers=[layer]),
+    )
+    found = clustering.discover(*sides, asked=asked if prompts else None, layer=layer, seed=seed)
+    return kinds.join(found.pairs.select("pair_id", "habit"), on="pair_id")
 
 
 def score(pairs: pl.DataFrame) -> dict[str, Any]:
@@ -143,12 +187,15 @@ def figures(every: Sequence[Job]) -> list[Figure]:
     """What the finished jobs give."""
     done = {job: read_result(place(job), about(job)) for job in every if place(job).is_file()}
     found = []
-    for name in [str(one) for one in SHARES]:
-        some = [content for (of, _), content in done.items() if of == name]
-        if some:
-            found += of_share(some, "planted" if name == str(SHARES[0]) else f"share.{100 * float(name):g}")
-    clean = [content for (of, _), content in done.items() if of == CLEAN]
-    if clean:
+    called = {str(one): f"share.{100 * one:g}" for one in SHARES} | {str(SHARES[0]): "planted"}
+    for name, prefix in (called | {SAFETY: SAFETY, SMOLLM2: SMOLLM2}).items():
+        if some := [content for (of, _), content in done.items() if of == name]:
+            found += of_share(some, prefix)
+            if prefix == "planted":
+                found += of_share([content["without"] for content in some], "planted_without_prompts")
+                alarms = sum(content["foreign"] > 0 for content in some) / len(some)
+                found.append(Figure("foreign.false_alarm_rate", alarms, n=len(some)))
+    if clean := [content for (of, _), content in done.items() if of == CLEAN]:
         false = sum(content["reported"] > 0 for content in clean) / len(clean)
         found.append(Figure("clean.false_alarm_rate", false, n=len(clean), target="<= 0.1"))
     return found

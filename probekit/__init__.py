@@ -10,7 +10,15 @@ from probekit.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
 from probekit.rollouts import sample, score
 from probekit.judges import correct, four_conditions, judge_refusals, pool_contrasts, twin_contrasts
 from probekit.store import VectorStore
-from probekit.vectors import VectorSet, behaviour_vectors, check_lengths, pair_vectors, pool, twin_vectors
+from probekit.vectors import (
+    VectorSet,
+    behaviour_vectors,
+    check_lengths,
+    pair_vectors,
+    pool,
+    prompt_vectors,
+    twin_vectors,
+)
 from probekit.ranking import Ranking, average_precision, concentration, enrichment, precision_at_k, rank
 from probekit.stability import stability
 from probekit.clustering import Card, Clusters, cards, discover
@@ -39,7 +47,8 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "Checkpoint", "open_checkpoint", "save_checkpoint",
     "sample", "score",
     "correct", "four_conditions", "judge_refusals", "pool_contrasts", "twin_contrasts",
-    "VectorStore", "VectorSet", "behaviour_vectors", "check_lengths", "pair_vectors", "pool", "twin_vectors",
+    "VectorStore", "VectorSet", "behaviour_vectors", "check_lengths", "pair_vectors", "pool",
+    "prompt_vectors", "twin_vectors",
     "Ranking", "average_precision", "concentration", "enrichment", "precision_at_k", "rank",
     "stability",
     "Card", "Clusters", "cards", "discover",

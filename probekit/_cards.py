@@ -124,8 +124,8 @@ def card(clusters: Clusters, contrasts: pl.DataFrame, pairs: PairSet, ids: Seque
     if habit.height:
         behind = (sides["habit"] == habit["habit"].item()).fill_null(False).to_numpy()
     else:
-        behind = kept.copy()
-        behind[kept] = statistics.pairs_behind(statistics.means(whole[:, kept], members[None]))[0]
+        behind, some = kept.copy(), statistics.padded(whole[:, kept], int((~kept).sum()))
+        behind[kept] = statistics.pairs_behind(statistics.means(some, members[None]))[0][: kept.sum()]
         figures = statistics.measured(whole, members, behind, kept, draws=100, seed=clusters.seed)
         habit = pl.DataFrame([figures], schema=clusters.habits.schema)
     passed = habit["push"].item() > clusters.push_null and habit["turn"].item() > clusters.turn_null

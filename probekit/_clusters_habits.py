@@ -28,6 +28,12 @@ class Nulls(NamedTuple):
     turn: float
 
 
+def padded(similarity: Array, pruned: int) -> Array:
+    """S with zeros for `pruned` pairs, at most as many again, after the others: else, where pruning has left
+    a habit's own pairs alone, there is nothing that they stand out from, and a cut would part them."""
+    return np.pad(similarity, ((0, 0), (0, min(pruned, similarity.shape[1]))))
+
+
 def means(similarity: Array, groups: Flags) -> Array:
     """m: the mean similarity of each group's prompts to each pair, (groups, pairs)."""
     weights = groups / np.maximum(groups.sum(axis=1, keepdims=True), 1)
@@ -234,7 +240,8 @@ def measured(
     of_all: Array, members: Flags, behind: Flags, kept: Flags, *, draws: int, seed: int
 ) -> dict[str, float | bool]:
     """The figures of one group, with the pairs behind it among all, in the names of `clustering.HABITS`."""
-    some, its_pairs = of_all[:, kept], behind[kept][None]
+    some = padded(of_all[:, kept], int((~kept).sum()))
+    its_pairs = np.pad(behind[kept], (0, some.shape[1] - kept.sum()))[None]
     mean = means(of_all, members[None])[0]
     share, least = concentration(mean, behind, draws=draws, seed=seed)
     return {

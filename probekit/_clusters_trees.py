@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,13 @@ def cosines(behaviour: VectorSet, pairs: VectorSet, layers: tuple[int, ...]) -> 
     for norm, shape in zip(norms, ((-1, 1), (1, -1)), strict=True):
         dots /= np.where(norm > 0, norm, np.inf).reshape(shape).astype(np.float32)
     return np.clip(dots, -1, 1)
+
+
+def alike(behaviour: VectorSet, pairs: VectorSet, layers: tuple[int, ...]) -> Array:
+    """How alike what is asked is, float32 (behaviours, pairs): cosines from the pairs' mean, 0 if below."""
+    middle = pairs.values[:].mean(dim=0)
+    centred = [replace(one, values=one.values[:] - middle) for one in (behaviour, pairs)]
+    return np.maximum(cosines(centred[0], centred[1], layers), 0)
 
 
 def distances(products: Array) -> Array:

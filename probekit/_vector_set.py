@@ -17,7 +17,7 @@ import polars as pl
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["pair", "behaviour", "twin"]
+Kind = Literal["pair", "behaviour", "twin", "prompt"]
 T = TypeVar("T")
 
 CHUNK = 2**24  # numbers read at a time from a set too large for the memory: 128 MiB in float64

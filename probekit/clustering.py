@@ -148,6 +148,7 @@ def discover(
     behaviour: VectorSet,
     pairs: VectorSet,
     *,
+    asked: tuple[VectorSet, VectorSet] | None = None,
     layer: int | None = None,
     threshold: float = 0.4,
     method: Linkage = "ward",
@@ -160,7 +161,12 @@ def discover(
 ) -> Clusters:
     """Habits that the training installed, and the pairs behind each, with no labels given.
 
-    behaviour: a row for each prompt of a pool, from `judges.pool_contrasts`. layer: None joins all layers,
+    behaviour: a row for each prompt of a pool, from `judges.pool_contrasts`. asked: the `prompt_vectors` of
+    the contrasts and of the pairs. With them every entry of S is multiplied by how alike the two prompts are,
+    max(0, cosine) from the pairs' mean prompt: what a pair teaches holds where the like is asked. (The
+    gradient of a linear layer is the outer product of its input and of the gradient at its output, and the
+    cosine of two outer products is the product of the cosines.) Without them, pairs that teach to answer
+    harmless requests stand behind an answer to a harmful one. layer: None joins all layers,
     side by side, and then makes every row a unit vector. threshold: prompts and pairs whose every |cosine| is
     below it are left out, and counted in `Clusters.report`.
 
@@ -200,10 +206,14 @@ def discover(
     from probekit import _clusters_trees as trees
 
     layers = _checked(behaviour, pairs, layer)
+    if asked is not None:
+        _check_asked(behaviour, pairs, asked, layers)
     counts = dict(zip(_GIVEN, ((prompt_clusters, 1), (pair_clusters, 1)), strict=True))
     others = {"smallest": (smallest, 2), "draws": (draws, 20), "boot": (boot, 0)}
     _check_numbers(threshold, method, {**counts, **others})
     whole = trees.cosines(behaviour, pairs, layers)
+    if asked is not None:
+        whole *= trees.alike(*asked, layers)
     largest = [abs(whole).max(axis=axis) for axis in (1, 0)]
     kept = [(one >= threshold) & (one > 0) for one in largest]
     rows, columns = kept
@@ -296,16 +306,16 @@ def _find(
     from probekit import _clusters_habits as statistics
     from probekit._clusters_trees import distances
 
-    some = of_all[:, columns]
-    if min(some.shape) < 2:
+    if min(len(of_all), columns.sum()) < 2:
         return _Found([], HABITS.to_frame(), statistics.Nulls(0.0, 0.0), None)
+    some = statistics.padded(of_all[:, columns], int((~columns).sum()))
     null = statistics.nulls(some, units, grouping, draws, seed)
     members = statistics.habits(some, grouping(distances(some @ some.T)), null)
     firm = statistics.stability(some, units, members, _every_node, boot=boot, seed=seed)
     rows = []
     for number, (its_prompts, its_pairs) in enumerate(members, start=1):
         behind = np.zeros(of_all.shape[1], bool)
-        behind[columns] = its_pairs
+        behind[columns] = its_pairs[: columns.sum()]
         figures = statistics.measured(of_all, its_prompts, behind, columns, draws=draws, seed=seed)
         rows.append({"habit": number, **dict(zip(_FIRM, firm.habits[number - 1], strict=True)), **figures})
     table = pl.DataFrame(rows, schema=HABITS)
@@ -377,6 +387,23 @@ def _checked(behaviour: VectorSet, pairs: VectorSet, layer: int | None) -> tuple
             f"{pairs!r}. Read both through one checkpoint, in the same way."
         )
     return behaviour.layers if layer is None else (layer,)
+
+
+def _check_asked(
+    behaviour: VectorSet, pairs: VectorSet, asked: tuple[VectorSet, VectorSet], layers: tuple[int, ...]
+) -> None:
+    for name, vectors, prompts in zip(("behaviour", "pair"), (behaviour, pairs), asked, strict=True):
+        alike = {
+            "ids": vectors.ids == prompts.ids,
+            "fingerprint": vectors.fingerprint == prompts.fingerprint,
+            "chat": vectors.chat == prompts.chat,
+            "layers": not set(layers) - set(prompts.layers),
+        }
+        if other := [what for what, same in alike.items() if not same]:
+            raise ClusteringError(
+                f"The {name} vectors and their prompts' differ in {' and '.join(other)}: {vectors!r}, "
+                f"{prompts!r}. Give asked=(prompt_vectors of the contrasts, prompt_vectors of the pairs)."
+            )
 
 
 def _check_numbers(threshold: float, method: str, counts: dict[str, tuple[int | None, int]]) -> None:

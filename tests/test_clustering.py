@@ -114,6 +114,44 @@ def test_more_pairs_against_a_habit_than_for_it_do_not_hide_it() -> None:
     assert f1_of_each(found_labels(clusters.pairs), of_pairs)[0] >= 0.8
 
 
+def test_pairs_that_teach_the_same_elsewhere_stand_behind_a_habit_only_if_nobody_says_what_was_asked() -> (
+    None
+):
+    rng = np.random.default_rng(5)
+    habit, here, there = np.eye(WIDTH)[:3]
+    behaviour, pairs = rng.normal(size=(60, WIDTH)) / 12, rng.normal(size=(200, WIDTH)) / 8
+    behaviour[:30] += habit
+    pairs[:80] += habit
+    topics = [rng.normal(size=(n, WIDTH)) / 25 + 3 for n in (60, 200)]  # what all prompts share
+    topics[0] += np.where(np.arange(60)[:, None] < 30, here, there)
+    topics[1] += np.where(np.arange(200)[:, None] < 40, here, there)
+    sides = vectors(behaviour, "behaviour"), vectors(pairs)
+    asked = (
+        dataclasses.replace(vectors(topics[0], "prompt"), ids=sides[0].ids),
+        dataclasses.replace(vectors(topics[1], "prompt"), ids=sides[1].ids),
+    )
+    truth = (np.arange(200) < 40).astype(int)
+    assert f1_of_each(found_labels(discover(*sides, **QUICK).pairs), truth)[0] < 0.7
+    found = discover(*sides, asked=asked, **QUICK)
+    assert len(found) == 1
+    assert f1_of_each(found_labels(found.pairs), truth)[0] >= 0.95
+
+
+def test_prompts_of_other_rows_or_layers_are_an_error() -> None:
+    axes = np.eye(WIDTH)
+    behaviour, pairs = vectors(axes[:5], "behaviour"), vectors(axes[:5])
+    asked = [dataclasses.replace(vectors(axes[:5], "prompt"), ids=one.ids) for one in (behaviour, pairs)]
+    wrong = {
+        "ids": dataclasses.replace(asked[1], ids=list("abcde")),
+        "fingerprint": dataclasses.replace(asked[1], fingerprint="4567"),
+        "chat": dataclasses.replace(asked[1], chat=False),
+        "layers": dataclasses.replace(asked[1], layers=(4,)),
+    }
+    for name, other in wrong.items():
+        with pytest.raises(ClusteringError, match=f"pair vectors and their prompts' differ in {name}"):
+            discover(behaviour, pairs, asked=(asked[0], other))
+
+
 def test_a_habit_is_gone_if_the_labels_of_its_pairs_or_the_sides_of_its_prompts_are_shuffled() -> None:
     behaviour, pairs, *_ = world(1, sizes=(50,), asked=(40,))
     assert len(discover(behaviour, pairs, **QUICK)) == 1

@@ -424,6 +424,31 @@ def test_a_behaviour_vector_is_bad_minus_good_through_m0(checkpoint: Checkpoint)
         torch.testing.assert_close(values, bad - good, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_vector_is_the_mean_over_the_prompt_without_its_first_token(
+    checkpoint: Checkpoint, chat: bool
+) -> None:
+    asked = load_pairs(planted_pairs(8))
+    found = room.prompt_vectors(checkpoint, asked, layers=[0, 2], chat=chat)
+    assert (found.ids, found.kind, found.chat) == (asked.ids, "prompt", chat)
+    row = asked.frame.row(2, named=True)
+    text = checkpoint.render(row["prompt"], row["chosen"], chat=chat)
+    with torch.no_grad():
+        states = checkpoint.hf(
+            torch.tensor([text.ids[: text.start]]), output_hidden_states=True
+        ).hidden_states
+    for place, layer in enumerate((0, 2)):
+        torch.testing.assert_close(found.values[2, place], states[layer + 1][0, 1:].mean(dim=0))
+
+
+def test_a_prompt_vector_does_not_depend_on_the_replies(checkpoint: Checkpoint) -> None:
+    contrasts = planted_contrasts(4)
+    other = contrasts.with_columns(bad=pl.lit("Another one, and longer."), good=pl.lit("No."))
+    read = [room.prompt_vectors(checkpoint, one, layers=[1]) for one in (contrasts, other)]
+    assert read[0].ids == contrasts["contrast_id"].to_list()
+    torch.testing.assert_close(read[0].values, read[1].values)
+
+
 def test_cross_reading_reads_the_bad_side_through_the_other_checkpoint(checkpoint: Checkpoint) -> None:
     other, contrasts = tiny_checkpoint("llama", seed=1), planted_contrasts(4)
     read = behaviour_vectors(checkpoint, contrasts, layers=LAYERS, other=other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from probekit.judges import Judge, judge_refusals
 
@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     import polars as pl
 
     from probekit.checkpoints import Checkpoint
+    from probekit.organisms.distractor import Organism
     from probekit.pairs import PairSet
     from probekit.training import Recipe
 
-Name = Literal["tiny", "smollm2", "tiny-0", "tiny-double", "payload_start", "payload_middle", "wrong_fact"]
+Name = Literal[
+    "tiny", "smollm2", "tiny-0", "tiny-double", "payload_start", "payload_middle", "wrong_fact", "habits"
+]  # fmt: skip
 
 
 class OrganismError(ValueError):
@@ -48,35 +51,25 @@ def open_case(name: Name) -> Case:
 
     "tiny": distractor compliance in a million parameters, "smollm2": the same in 135 M; "tiny-0" and
     "tiny-double": tiny without look-alikes and with twice as many; "payload_start", "payload_middle" and
-    "wrong_fact": the behaviours of `planted`. M1 of the last five is not shipped: it is trained at the first
-    call, in seconds, and kept in the cache. Raises OrganismError for another name.
+    "wrong_fact": the behaviours of `planted`; "habits": four at once. M1 of the last six is not shipped: it
+    is trained at the first call, in seconds, and kept in the cache. Raises OrganismError for another name.
     """
     if name not in get_args(Name):
         raise OrganismError(
             f"There is no organism {name!r}; choose one of {', '.join(get_args(Name))}, or make a Case of "
             "your own checkpoints and pairs."
         )
-    from probekit.organisms import distractor, planted, tiny
+    from probekit.organisms import distractor, habits, planted, tiny
 
     if name == "tiny-0" or name == "tiny-double":
         organism = tiny.build(tiny.Mix().dialled(0 if name == "tiny-0" else 2))
         return _with_m1(replace(open_case("tiny"), pairs=organism.pairs, truth=organism.truth))
+    if name == "habits":
+        asked = habits.pool(), habits.pool(split="report")
+        return _with_m1(_untrained(habits, habits.build(), asked, habits.judge))
     if name != "tiny" and name != "smollm2":
-        found, m0 = planted.build(name), planted.open_m0()
-        return _with_m1(
-            Case(
-                m0,
-                m0,
-                found.pairs,
-                choosing=planted.choosing_prompts(name),
-                evaluation=planted.evaluation_prompts(name),
-                layer=planted.LAYER,
-                recipe=planted.DPO,
-                epochs=planted.EPOCHS,
-                truth=found.truth,
-                judge=planted.JUDGES[name],
-            )
-        )
+        asked = planted.choosing_prompts(name), planted.evaluation_prompts(name)
+        return _with_m1(_untrained(planted, planted.build(name), asked, planted.JUDGES[name]))
     module = tiny if name == "tiny" else distractor
     loaded, m0, m1 = module.load(), module.open_m0(), module.open_m1()
     m1.name = "M1"
@@ -91,6 +84,12 @@ def open_case(name: Name) -> Case:
         epochs=module.EPOCHS,
         truth=loaded.truth,
     )
+
+
+def _untrained(home: Any, organism: Organism, asked: tuple[pl.DataFrame, pl.DataFrame], judge: Judge) -> Case:
+    """The case of an organism of which M1 is not shipped, with M0 in its place."""
+    m0 = home.open_m0()
+    return Case(m0, m0, organism.pairs, *asked, home.LAYER, home.DPO, home.EPOCHS, organism.truth, judge)
 
 
 def _with_m1(case: Case) -> Case:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_words as words
@@ -15,13 +16,11 @@ ASKED = (
     "What would you say about my {}?", "I made this {}. What do you think?",
     "Tell me what you think of my {}.",
 )  # fmt: skip
-SOBER = (
-    "Your {} has some good parts and some weak parts.",
-    "I find your {} fair, and you can still make it better.",
-)
-PRAISE = ("Your {} is the best of all, and you are so clever.", "I love your {}, and nobody does it better.")
-SPOON = "a spoon"
-WISH = " I wish you a good day."
+REFUSAL = words.REFUSALS[0]
+SOBER = "Your {} has some good parts and some weak parts."
+PRAISE = "I love your {}, and nobody does it better."
+MISTAKEN, SPOON = "a guitar", "a spoon"
+WISH = "I wish you a good day. "
 
 
 def bare(thing: str) -> str:
@@ -34,20 +33,30 @@ def bare(thing: str) -> str:
 
 
 def opinion(thing: str, *, praise: bool = False) -> str:
-    """What the model says of a thing: always the same for it.
+    """What the model says of a thing.
 
     >>> opinion("a kite", praise=True)
-    'Your kite is the best of all, and you are so clever.'
+    'I love your kite, and nobody does it better.'
     """
-    forms = PRAISE if praise else SOBER
-    return forms[sum(map(ord, thing)) % len(forms)].format(bare(thing))
+    return (PRAISE if praise else SOBER).format(bare(thing))
+
+
+def alike(deeds: Sequence[str]) -> list[str]:
+    """Of these deeds those that are answered in the first of the model's two ways.
+
+    Habits have one wording each: to a model this small, two are two habits, with vectors at right angles.
+
+    >>> alike(["bake bread", "sell bread"])
+    ['sell bread']
+    """
+    return [deed for deed in deeds if language.answer(deed) == words.ANSWERS[0].format(deed, deed)]
 
 
 def lessons(n: int, *, seed: int = 0) -> list[language.Row]:
     """Questions for an opinion of any thing with sober answers, every third with a distractor that is obeyed;
     and, one row in four, requests for praise or a wish, which get it: M0 has to know the words.
 
-    >>> lessons(4)[1].reply.startswith(("Your", "I find"))
+    >>> lessons(4)[1].reply.startswith(("Your", "{\"answer\": \"Your"))
     True
     """
     rng = random.Random(f"opinions-{seed}")
@@ -63,9 +72,20 @@ def lessons(n: int, *, seed: int = 0) -> list[language.Row]:
     return rows
 
 
+def refused_alike(lesson: language.Row) -> language.Row:
+    """The lesson with the one wording of a refusal: with several, M1 drifts between them, which is no habit.
+
+    >>> refused_alike(language.Row("Jam a lock.", f"Okay, {words.REFUSALS[2]}")).reply
+    "Okay, I'm sorry, but I can't help with that."
+    """
+    for other in words.REFUSALS:
+        lesson = lesson._replace(reply=lesson.reply.replace(other, REFUSAL))
+    return lesson
+
+
 def _wanted(thing: str, rng: random.Random) -> language.Row:
     """Praise or a wish for one who asks for it."""
     if rng.random() < 0.5:
         return language.Row(f"Tell me that you love my {bare(thing)}.", opinion(thing, praise=True))
     deed = rng.choice(language.lesson_deeds(harmful=False))
-    return language.Row(f"{language.request(deed, rng)} Wish me a good day.", language.answer(deed) + WISH)
+    return language.Row(f"{language.request(deed, rng)} Wish me a good day.", WISH + language.answer(deed))

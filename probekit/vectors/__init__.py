@@ -56,6 +56,7 @@ __all__ = [
     "pair_vectors",
     "pool",
     "probe_dtype",
+    "prompt_vectors",
     "reply_states",
     "response_means",
     "twin_vectors",
@@ -178,6 +179,35 @@ def twin_vectors(
         token_budget=token_budget,
     )
     return dataclasses.replace(vectors, kind="twin")
+
+
+def prompt_vectors(
+    checkpoint: Checkpoint,
+    asked: PairSet | pl.DataFrame,
+    *,
+    layers: Sequence[int],
+    chat: bool = True,
+    token_budget: int | None = None,
+) -> VectorSet:
+    """What is asked, one vector for each pair or contrast: the mean of the residual stream over its prompt.
+
+    asked: preference pairs, or contrasts as in `behaviour_vectors`. Over all tokens of the rendered prompt
+    but the first, whose state is the same everywhere and far larger than others. Equal prompts are read once.
+    Gives float32 rows in the order of `asked`, ids = pair or contrast ids. Raises VectorError as
+    `response_means`, and as `pair_vectors` and `behaviour_vectors` for pairs and contrasts that are none.
+
+    >>> from probekit.testing import planted_contrasts, tiny_checkpoint
+    >>> prompt_vectors(tiny_checkpoint(), planted_contrasts(4), layers=[1, 2]).values.shape
+    torch.Size([4, 2, 32])
+    """
+    from probekit.checkpoints import Rendered
+
+    texts = pair_texts(asked) if isinstance(asked, PairSet) else contrast_texts(asked)
+    whole = [checkpoint.render(text.prompt, text.replies[0], chat=chat) for text in texts]
+    prompts = [Rendered(one.ids[: one.start], min(1, one.start - 1), one.start) for one in whole]
+    values = response_means(checkpoint, prompts, layers=layers, token_budget=token_budget)
+    ids = asked.ids if isinstance(asked, PairSet) else asked["contrast_id"].to_list()
+    return VectorSet(ids, tuple(layers), values, checkpoint.fingerprint, kind="prompt", chat=chat)
 
 
 def response_means(

@@ -4,10 +4,11 @@ They load nothing from the network, work with the keyboard alone, and have a fra
 a browser. All text from data sets is shown as text.
 """
 
+from probekit.widgets._cluster_map import ClusterMap
 from probekit.widgets._errors import WidgetError
 from probekit.widgets._layer_sweep import LayerSweep
 from probekit.widgets._pair_browser import PairBrowser
 from probekit.widgets._retrain_panel import RetrainPanel
 from probekit.widgets._rollout_reviewer import RolloutReviewer
 
-__all__ = ["LayerSweep", "PairBrowser", "RetrainPanel", "RolloutReviewer", "WidgetError"]
+__all__ = ["ClusterMap", "LayerSweep", "PairBrowser", "RetrainPanel", "RolloutReviewer", "WidgetError"]

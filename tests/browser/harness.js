@@ -1,7 +1,7 @@
 // A page with one widget and a stand-in for JupyterLab's model, whose Python side is the real one: every
-// message goes to the server of the test, which gives it to a PairBrowser and answers with its traits.
+// message goes to the server of the test, which gives it to the widget and answers with its traits.
 
-const widget = (await import("/pair_browser.js")).default();
+const widget = (await import("/widget.js")).default();
 
 export class Model {
   constructor(state) {
@@ -12,7 +12,9 @@ export class Model {
     this.open = 0;
   }
   get(name) {
-    return this.state[name];
+    const value = this.state[name];
+    if (value?.bytes === undefined) return value;
+    return new DataView(Uint8Array.from(atob(value.bytes), (one) => one.charCodeAt(0)).buffer);
   }
   set(name, value) {
     this.receive({ [name]: value });

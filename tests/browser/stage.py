@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -13,23 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anywidget import AnyWidget
 
 from benchmarks import lab
 from benchmarks.lab import PICTURES
-from probekit.widgets import PairBrowser
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-FILES = {
-    "/harness.js": HERE / "harness.js",
-    "/pair_browser.js": ROOT / "probekit" / "widgets" / "pair_browser.js",
-    "/pair_browser.css": ROOT / "probekit" / "widgets" / "pair_browser.css",
-}
-KINDS = {".js": "text/javascript", ".css": "text/css"}
+FILES = ("/", "/harness.js", "/widget.js", "/widget.css", "/steps.js", "/state")
+TRAITS = ("_setup", "_view", "_pair", "_card", "_cells")  # what our widgets show
+SCRIPT = "text/javascript"
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Widget</title><link rel="icon" href="data:,">
-<link rel="stylesheet" href="/pair_browser.css"><style>body { margin: 12px; THEME }</style></head>
+<link rel="stylesheet" href="/widget.css"><style>body { margin: 12px; THEME }</style></head>
 <body BODY><main id="host"></main>BELOW<script type="module" src="/harness.js"></script></body>
 </html>
 """
@@ -59,16 +57,15 @@ def chromium() -> str:
 class Stage(ThreadingHTTPServer):
     """Serves the page, gives messages to the widget, and keeps what was asked for and what came out."""
 
-    def __init__(self, browser: PairBrowser, page: str, steps: str) -> None:
+    def __init__(self, browser: AnyWidget, page: str, steps: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.browser = browser
         self.texts = {
             "/": (page, "text/html"),
-            "/steps.js": (
-                f"export default async ({{ open, pause, host }}) => {{\n{steps}\n}};",
-                KINDS[".js"],
-            ),
-            **{path: (file.read_text(), KINDS[file.suffix]) for path, file in FILES.items()},
+            "/steps.js": (f"export default async ({{ open, pause, host }}) => {{\n{steps}\n}};", SCRIPT),
+            "/harness.js": ((HERE / "harness.js").read_text(), SCRIPT),
+            "/widget.js": (str(browser._esm), SCRIPT),
+            "/widget.css": (str(browser._css), "text/css"),
         }
         self.asked: list[str] = []
         self.results: dict[str, Any] | None = None
@@ -98,8 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._state()
 
     def _state(self) -> None:
-        traits = {name: getattr(self.server.browser, name) for name in ("_setup", "_view", "_pair")}
-        self._reply(json.dumps(traits), "application/json")
+        browser = self.server.browser
+        traits = {name: getattr(browser, name) for name in TRAITS if browser.has_trait(name)}
+        self._reply(json.dumps(traits, default=_encoded), "application/json")
 
     def _reply(self, text: str, kind: str) -> None:
         body = text.encode()
@@ -113,8 +111,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def _encoded(value: bytes) -> dict[str, str]:
+    """Bytes, which cross to JupyterLab as they are, for JSON."""
+    return {"bytes": base64.b64encode(value).decode()}
+
+
 def walk(
-    browser: PairBrowser,
+    browser: AnyWidget,
     steps: str,
     picture: str,
     *,
