@@ -1,8 +1,8 @@
-"""Rebuild the model organisms: data/distractor (benign answers, M0 by SFT, M1 by DPO on all pairs) and
-data/tiny (M0 from scratch, M1 by DPO on all pairs).
+"""Rebuild the model organisms: data/distractor (benign answers, M0 by SFT, M1 by DPO on all pairs),
+data/tiny (M0 from scratch, M1 by DPO on all pairs) and data/habits (M0 from scratch).
 
 What is there already is kept, so an interrupted build goes on; `--fresh` builds all of it anew. `--only tiny`
-takes minutes, `--only distractor` hours.
+and `--only habits` take minutes, `--only distractor` hours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import loop
 from probekit import arms, experiments, prompts, sources, training
 from probekit.checkpoints import Checkpoint, open_checkpoint
-from probekit.organisms import distractor, tiny
+from probekit.organisms import distractor, habits, tiny
 from probekit.pairs import PairSet
 
 WORK = loop.ROOT / "runs" / "organism"
@@ -31,8 +31,8 @@ Rows = Sequence[dict[str, str]]
 def main() -> None:
     """Build what is missing in data/."""
     parser = argparse.ArgumentParser(prog="make organism", description=__doc__)
-    builders = {"distractor": build_distractor, "tiny": build_tiny}
-    parser.add_argument("--only", choices=builders, help="which organism; without it, both")
+    builders = {"distractor": build_distractor, "tiny": build_tiny, "habits": build_habits}
+    parser.add_argument("--only", choices=builders, help="which organism; without it, all")
     parser.add_argument("--fresh", action="store_true", help="remove what is there first")
     options = parser.parse_args()
     for name, build in builders.items():
@@ -60,6 +60,12 @@ def build_tiny(folder: Path, work: Path) -> None:
     pairs, recipe, epochs = tiny.load().pairs, tiny.DPO, tiny.EPOCHS
     make_m1(tiny.open_m0(), pairs, folder / "m1", recipe=recipe, epochs=epochs, work=work / "m1")
     write_json(folder / "recipe.json", tiny_card(folder))
+
+
+def build_habits(folder: Path, _: Path) -> None:
+    """M0 of the organism with four habits; its M1 are trained where they are needed."""
+    if not (folder / "m0").is_dir():
+        habits.make_m0(folder / "m0", seed=SEED)
 
 
 def build_m0(folder: Path, work: Path) -> None:
