@@ -132,7 +132,7 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
     @property
     def ranking(self) -> Ranking | None:
         """All pairs by their pull toward `selected`; None without vectors, or while nothing is selected."""
-        return self._ranking
+        return None if self.selected is None else self._ranking
 
     @property
     def brushed_prompts(self) -> list[str]:
@@ -186,11 +186,9 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
         self._update()
 
     @traitlets.validate("selected")
-    def _ranked(self, proposal: Mapping[str, Any]) -> Card | None:
-        chosen: Card | None = proposal["value"]
-        if chosen is None or self._vectors is None:
-            self._ranking = None
-        else:
+    def _ranked(self, proposal: Mapping[str, Any]) -> Card:
+        chosen: Card = proposal["value"]  # never None, which traitlets does not check
+        if self._vectors is not None:
             behaviour, pair_vectors, options = self._vectors
             self._ranking = chosen.ranking(behaviour, pair_vectors, **options)
         return chosen
