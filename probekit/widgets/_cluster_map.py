@@ -132,7 +132,7 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
     @property
     def ranking(self) -> Ranking | None:
         """All pairs by their pull toward `selected`; None without vectors, or while nothing is selected."""
-        return self._ranking
+        return None if self.selected is None else self._ranking
 
     @property
     def brushed_prompts(self) -> list[str]:
@@ -187,7 +187,7 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
 
     @traitlets.validate("selected")
     def _ranked(self, proposal: Mapping[str, Any]) -> Card:
-        chosen: Card = proposal["value"]
+        chosen: Card = proposal["value"]  # never None, which traitlets does not check
         if self._vectors is not None:
             behaviour, pair_vectors, options = self._vectors
             self._ranking = chosen.ranking(behaviour, pair_vectors, **options)
@@ -195,8 +195,6 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
 
     @traitlets.observe("selected")
     def _selected_changed(self, _: object) -> None:
-        if self.selected is None:  # which is not validated
-            self._ranking = None
         self._update()
 
     # ---- what is asked

@@ -485,7 +485,8 @@ function render({ model, el }, shared) {
   el.append(root);
   update();
   const sized = new ResizeObserver(map.draw);
-  const themed = new MutationObserver(map.draw);
+  // while JupyterLab changes its theme the page is hidden for a moment, and nothing can be drawn
+  const themed = new MutationObserver(() => requestAnimationFrame(map.draw));
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
   sized.observe(map.canvas);
   themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });

@@ -311,6 +311,17 @@ cluster_map
 """
 
 
+GROUND = """(level) => {
+  const canvas = document.querySelector('.probekit-map canvas');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let found = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at] === level && data[at + 1] === level && data[at + 2] === level) found += 1;
+  }
+  return found > 100;
+}"""
+
+
 def test_in_jupyterlab_the_bins_arrive_keys_work_and_the_card_is_handed_on(tmp_path: Path) -> None:
     chromium()
     with jupyter_lab(tmp_path) as lab:
@@ -351,6 +362,7 @@ def test_in_jupyterlab_the_bins_arrive_keys_work_and_the_card_is_handed_on(tmp_p
             assert python("print(cluster_map.clusters.prompts['cluster'].max())") == str(before)
             for theme in ("dark", "light"):
                 notebook.theme(theme)
+                page.wait_for_function(GROUND, arg=27 if theme == "dark" else 247)
                 notebook.picture(f"map-lab-{theme}")
                 found = notebook.axe(".probekit-map")
                 assert found["critical"] + found["serious"] == [], theme
