@@ -41,8 +41,8 @@ class Card:
 
     label: a guess, made from `changes` and `words`; read the replies before you use it. figures: one row of
     `HABITS`, habit and stabilities null where it is no reported habit. passed: is it above both levels?
-    contrasts: user, bad (M1's reply), good (M0's) and score, the mean cosine with the pairs, highest first.
-    pairs: a frame as `PairSet.frame` with the score, the mean cosine with the prompts, highest first.
+    contrasts: user, bad (M1's reply), good (M0's) and score, the mean of S with the pairs, highest first.
+    pairs: a frame as `PairSet.frame` with the score, the mean of S with the prompts, highest first.
     enrichment: by, and the columns of `ranking.enrichment`, of these pairs by source, chosen and rejected
     model. words: side ("request", "reply" or "pair"), word, weight. changes: what, m0, m1.
     """

@@ -43,7 +43,7 @@ Linkage = Literal["ward", "hdbscan"]
 MOST_PAIRS = 10_000  # left after pruning; their distances take 1 GB
 
 _SIDE = {
-    "largest": pl.Float64(),  # the largest |cosine| in its row or column of S
+    "largest": pl.Float64(),  # the largest |S| in its row or column of S
     "kept": pl.Boolean(),  # not pruned
     "place": pl.Int64(),  # from 0, in the tree's drawing; null where pruned
     "cluster": pl.Int64(),  # from 0, of the flat cut; null where pruned, or in none
@@ -58,7 +58,7 @@ HABITS = pl.Schema(
         "habit": pl.Int64(),  # from 1, by prompts x pairs x tightness^3
         "prompts": pl.Int64(),  # behaviour vectors in it
         "pairs": pl.Int64(),  # pairs behind it
-        "tightness": pl.Float64(),  # mean cosine of these prompts with these pairs
+        "tightness": pl.Float64(),  # mean of S over these prompts with these pairs
         "push": pl.Float64(),  # do the strongest pairs point one way? Above `Clusters.push_null`
         "turn": pl.Float64(),  # do the prompts that react most turn one way? Above `Clusters.turn_null`
         "stability": pl.Float64(),  # mean Jaccard index of its prompts over bootstrap samples, 0 to 1
@@ -121,7 +121,7 @@ class Clusters:
         lines = [
             ("found", pl.lit(True)),
             ("zero vector", pl.col("largest") == 0),
-            (f"all |cosine| below {self.threshold}", ~pl.col("kept") & (pl.col("largest") > 0)),
+            (f"all |S| below {self.threshold}", ~pl.col("kept") & (pl.col("largest") > 0)),
             ("kept", pl.col("kept")),
             ("in a habit", pl.col("habit").is_not_null()),
         ]
@@ -167,7 +167,7 @@ def discover(
     gradient of a linear layer is the outer product of its input and of the gradient at its output, and the
     cosine of two outer products is the product of the cosines.) Without them, pairs that teach to answer
     harmless requests stand behind an answer to a harmful one. layer: None joins all layers,
-    side by side, and then makes every row a unit vector. threshold: prompts and pairs whose every |cosine| is
+    side by side, and then makes every row a unit vector. threshold: prompts and pairs whose every |S| is
     below it are left out, and counted in `Clusters.report`.
 
     method: how prompts are grouped. "ward": every node of the Ward tree of the rows of S is a group, since no
@@ -175,14 +175,14 @@ def discover(
     cut. "hdbscan": scikit-learn's clusters of the rows. The flat clusters of the frames are HDBSCAN's, or
     cuts of the trees into as many as asked for; with None, into as many as have the largest silhouette.
 
-    The pairs behind a group are those whose mean cosine with its prompts stands out (Otsu's cut of the
+    The pairs behind a group are those whose mean in S with its prompts stands out (Otsu's cut of the
     positive means). A group of `smallest` prompts or more is a habit if it passes two levels, each the 95 %
     quantile of the largest value over all groups in `draws` shuffles:
     - push, shuffling which reply of a pair is chosen: the pairs that matter most to the group point one way;
     - turn, shuffling which reply to a prompt is M1's: the prompts that react most to these pairs are in the
       group, and turn one way.
     Both, because each alone is passed by accident: pairs that share a direction point one way from any group
-    of prompts, and M1 may have habits that these pairs do not teach. The mean cosine itself is no test: if
+    of prompts, and M1 may have habits that these pairs do not teach. The mean itself is no test: if
     half of a habit's labels are swapped, the other half is as tight. `habits` says how it is chosen between
     groups that lie in each other, and that no prompt or pair is in two habits.
 
@@ -219,7 +219,7 @@ def discover(
     rows, columns = kept
     if columns.sum() > MOST_PAIRS:
         raise ClusteringError(
-            f"{columns.sum():,} pairs have a |cosine| of {threshold} or more, and at most {MOST_PAIRS:,} can "
+            f"{columns.sum():,} pairs have a |S| of {threshold} or more, and at most {MOST_PAIRS:,} can "
             "be clustered. Raise the threshold, or take a sample of the pairs."
         )
     some = whole[rows][:, columns]
@@ -410,7 +410,7 @@ def _check_numbers(threshold: float, method: str, counts: dict[str, tuple[int | 
     if method not in get_args(Linkage):
         raise ClusteringError(f"There is no method {method!r}; choose one of {', '.join(get_args(Linkage))}.")
     if not 0 <= threshold < 1:
-        raise ClusteringError(f"threshold = {threshold}; it is a |cosine|, from 0 to below 1.")
+        raise ClusteringError(f"threshold = {threshold}; it is a |S|, from 0 to below 1.")
     for name, (count, least) in counts.items():
         if count is not None and count < least:
             raise ClusteringError(f"{name} = {count}; it is a number from {least} on.")

@@ -42,7 +42,7 @@ def ask(one: ClusterMap, request: int, do: str, **content: Any) -> dict[str, Any
 
 
 def cells(one: ClusterMap) -> np.ndarray:
-    """What was sent, as cosines."""
+    """What was sent, as similarities."""
     wide = len(one._view["sides"][1]["clusters"])
     return np.frombuffer(one._cells, np.int8).reshape(-1, wide) / bins.LEVELS * one._setup["limit"]
 
@@ -104,7 +104,7 @@ def test_a_level_is_off_by_half_a_step_at_most_and_ends_at_the_limit(value: floa
     assert bins.levels(np.array([-value]), limit)[0] == -level
 
 
-def test_colours_end_where_nearly_all_cosines_do_whatever_window_is_shown() -> None:
+def test_colours_end_where_nearly_all_similarities_do_whatever_window_is_shown() -> None:
     one = mapped()
     limit = one._setup["limit"]
     assert (np.abs(IN_ORDER) <= limit).mean() >= 0.99
@@ -171,15 +171,15 @@ def test_sliders_change_the_flat_clusters_and_nothing_else() -> None:
     assert one.frame.height == 12
 
 
-def test_the_frame_says_the_mean_cosine_of_each_block() -> None:
+def test_the_frame_says_the_mean_similarity_of_each_block() -> None:
     frame = mapped().frame
     assert frame.schema == BLOCKS
     assert frame.height == 6 * 7
     row = frame.row(9, named=True)
     block = IN_ORDER[ROWS.clusters == row["prompt_cluster"]][:, COLUMNS.clusters == row["pair_cluster"]]
     assert (row["prompts"], row["pairs"]) == block.shape
-    assert row["cosine"] == pytest.approx(float(block.mean()), abs=1e-6)
-    whole = (frame["cosine"] * frame["prompts"] * frame["pairs"]).sum() / IN_ORDER.size
+    assert row["similarity"] == pytest.approx(float(block.mean()), abs=1e-6)
+    whole = (frame["similarity"] * frame["prompts"] * frame["pairs"]).sum() / IN_ORDER.size
     assert whole == pytest.approx(float(IN_ORDER.mean()), abs=1e-6)
 
 
@@ -221,13 +221,13 @@ def test_a_brush_on_prompts_gives_their_card_and_one_on_pairs_their_ids() -> Non
     assert one.brushed_prompts == ROWS.ids[2:8]
     assert {*one.shown.contrasts["contrast_id"]} == {*ROWS.ids[2:8]}
     assert one._card["title"].startswith("6 prompts brushed")
-    assert view["brushed"].startswith("Brushed: 6 prompts, mean cosine ")
+    assert view["brushed"].startswith("Brushed: 6 prompts, mean similarity ")
     before = one.shown
     view = ask(one, 2, "brush", prompts=[2, 8], pairs=[0, 5])
     assert one.brushed_pairs == COLUMNS.ids[:5]
     assert one.shown is before, "made once"
     mean = f"{IN_ORDER[2:8, :5].mean():.3f}".replace("-", "−")
-    assert view["brushed"] == f"Brushed: 6 prompts × 5 pairs, mean cosine {mean}."
+    assert view["brushed"] == f"Brushed: 6 prompts × 5 pairs, mean similarity {mean}."
     assert filter_ids(one.brushed_pairs, "brushed", "by hand").ids == COLUMNS.ids[:5]
     ask(one, 3, "brush", prompts=None, pairs=None)
     assert (one.brushed_prompts, one.brushed_pairs, one._view["brushed"]) == ([], [], "")
@@ -351,7 +351,7 @@ def test_texts_and_vectors_that_were_not_clustered_are_refused_with_what_to_do()
         ClusterMap(several, contrasts, pairs, behaviour=behaviour, pair_vectors=vectors)
     none = dataclasses.replace(found, prompts=found.prompts.with_columns(kept=False), threshold=0.9)
     none = dataclasses.replace(none, prompt_tree=np.zeros((0, 4)))
-    with pytest.raises(WidgetError, match=r"every \|cosine\| is below 0.9. Call discover with a lower"):
+    with pytest.raises(WidgetError, match=r"every \|similarity\| is below 0.9. Call discover with a lower"):
         ClusterMap(none, contrasts, pairs)
 
 

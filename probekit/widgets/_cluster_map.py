@@ -35,13 +35,13 @@ _Vectors: TypeAlias = tuple[VectorSet, VectorSet, dict[str, Any]]
 
 
 class ClusterMap(StaticTwin, anywidget.AnyWidget):
-    """Kept prompts by kept pairs in tree order, coloured by cosine, with cards of habits and clusters.
+    """Kept prompts by kept pairs in tree order, coloured by S, with cards of habits and clusters.
 
     clusters, contrasts, pairs: what `discover` gave, and what the vectors were read from. behaviour,
     pair_vectors: the sets that `discover` took; with them "Rank by this" ranks too, at `layer` (None: that of
     the clusters) and against `control`, as `rank` does.
 
-    A colour is the mean cosine of a bin of cells; a window of up to 300 x 520 cells has a bin for each. In
+    A colour is the mean of S over a bin of cells; a window of up to 300 x 520 cells has a bin for each. In
     the browser: a click shows the card of a habit or of a flat cluster; a drag marks a part of either side or
     both ("brushes" it) and shows the card of its prompts; sliders cut the trees. Keys: arrows move, with
     Shift they brush, Enter shows the card, + - 0 zoom, PageUp and PageDown go from cluster to cluster, r
@@ -52,7 +52,7 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
     - `ranking`: by `selected`, if the vectors were given.
     - `show`, `brush`, `zoom`, `cut`: what the controls do. `shown`: the card beside the map;
       `brushed_prompts`, `brushed_pairs`: ids; `clusters`: with the flat clusters of now.
-    - `frame`: the map as a table, the mean cosine of each cluster of prompts with each of pairs.
+    - `frame`: the map as a table, the mean similarity of each cluster of prompts with each of pairs.
 
     Where no kernel runs (nbconvert, GitHub) the window stands there as a picture, with tables and the card.
 
@@ -147,7 +147,7 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
     @property
     def frame(self) -> pl.DataFrame:
         """One row for each flat cluster of prompts and of pairs: prompt_cluster, pair_cluster, prompts and
-        pairs in them, and their mean cosine. What is in no cluster (HDBSCAN's) is left out.
+        pairs in them, and their mean similarity. What is in no cluster (HDBSCAN's) is left out.
         """
         return blocks(self._values, *self._sides)
 

@@ -138,7 +138,7 @@ def _tree(side: Mapping[str, Any], length: int, *, turned: bool) -> list[str]:
 
 
 def _scale(limit: float) -> list[str]:
-    """The colours beside the cells, with the cosines that they stand for."""
+    """The colours beside the cells, with the similarities that they stand for."""
     x, y, wide, high = LEFT + WIDE + 44, TOP + 40, 12, 200
     colours = palette("light")[::-1]
     boxes = [
@@ -147,7 +147,7 @@ def _scale(limit: float) -> list[str]:
         for n, (r, g, b) in enumerate(colours)
     ]
     marks = [(f"≥ {limit:g}", 4), ("0", high / 2 + 4), (f"≤ −{limit:g}", high + 4)]
-    words = [f'<text x="{x - 4}" y="{y - 14}">cosine</text>']
+    words = [f'<text x="{x - 4}" y="{y - 14}">similarity</text>']
     return [
         *boxes,
         *words,

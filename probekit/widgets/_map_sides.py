@@ -20,7 +20,7 @@ BLOCKS = pl.Schema(
         "pair_cluster": pl.Int64(),
         "prompts": pl.Int64(),
         "pairs": pl.Int64(),
-        "cosine": pl.Float64(),  # the mean of its cells
+        "similarity": pl.Float64(),  # the mean of its cells
     }
 )
 LINES = 300  # of a tree, the highest in view; lower ones are finer than the bins
@@ -128,7 +128,7 @@ def sides_of(clusters: Clusters, *, are_cuts: bool) -> tuple[Side, Side]:
     )
     if not all(map(len, found)):
         raise WidgetError(
-            f"No prompt and no pair was kept: every |cosine| is below {clusters.threshold}. Call discover "
+            f"No prompt or pair was kept: every |similarity| is below {clusters.threshold}. Call discover "
             "with a lower threshold."
         )
     return found

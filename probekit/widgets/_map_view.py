@@ -27,11 +27,11 @@ def heading(clusters: Clusters, sides: Sequence[Side]) -> str:
         f"{len(side):,} of {total:,} {side.name}" for side, total in zip(sides, totals, strict=True)
     )
     layers = f"layer {clusters.layers[0]}" if len(clusters.layers) == 1 else f"layers {clusters.layers}"
-    return f"{counted(len(clusters), 'habit')} in {both}, |cosine| from {clusters.threshold:g}, {layers}"
+    return f"{counted(len(clusters), 'habit')} in {both}, |similarity| from {clusters.threshold:g}, {layers}"
 
 
 def brush_words(values: Array, brushes: Sequence[Span | None], sides: Sequence[Side]) -> str:
-    """What is brushed, and its mean cosine; "" if nothing is.
+    """What is brushed, and its mean similarity; "" if nothing is.
 
     values: S in tree order, (prompts, pairs).
     """
@@ -43,7 +43,7 @@ def brush_words(values: Array, brushes: Sequence[Span | None], sides: Sequence[S
         if brush
     ]
     rows, columns = (slice(*(brush or (0, None))) for brush in brushes)
-    return f"Brushed: {' × '.join(parts)}, mean cosine {number(float(values[rows, columns].mean()))}."
+    return f"Brushed: {' × '.join(parts)}, mean similarity {number(float(values[rows, columns].mean()))}."
 
 
 def static_map(
@@ -65,13 +65,13 @@ def static_map(
     rows = [[_cell(row[one]) for one in _HABITS] for row in clusters.habits.iter_rows(named=True)]
     heads = [one.replace("_", " ") for one in _HABITS]
     caption = f"{words}. Every habit:" if rows else f"{words}. No habit passed both levels."
-    strongest = blocks.sort(pl.col("cosine").abs(), descending=True, maintain_order=True)
+    strongest = blocks.sort(pl.col("similarity").abs(), descending=True, maintain_order=True)
     both = (
         static_table(heads, rows[:ROWS], caption, name, total=len(rows)),
         static_table(
             [one.replace("_", " ") for one in blocks.columns],
             [[_cell(one) for one in row] for row in strongest.head(ROWS).iter_rows()],
-            "Clusters of prompts and of pairs, those with the strongest mean cosine first.",
+            "Clusters of prompts and of pairs, those with the strongest mean similarity first.",
             name,
             total=blocks.height,
         ),

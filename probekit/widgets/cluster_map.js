@@ -191,8 +191,8 @@ function makeMap(setup, ask, rank) {
     });
     const level = cells[binOf(0, places[0]) * sides[1].clusters.length + binOf(1, places[1])];
     const most = Math.abs(level) === 127 ? (level > 0 ? "≥ " : "≤ ") : "";
-    const cosine = ((level / 127) * setup.limit).toFixed(2).replace("-0.00", "0.00").replace("-", "−");
-    here.textContent = `${parts.join(" × ")}: mean cosine ${most}${cosine}`;
+    const value = ((level / 127) * setup.limit).toFixed(2).replace("-0.00", "0.00").replace("-", "−");
+    here.textContent = `${parts.join(" × ")}: mean similarity ${most}${value}`;
   };
 
   // ---- what is asked
@@ -325,7 +325,7 @@ function makeMap(setup, ask, rank) {
     cursor = cursor?.map((place, side) => clamp(place, sides[side].window[0], sides[side].window[1] - 1));
     const bin = sides.map((side, one) => `${count(side.step)} ${NAMES[one]}`).join(" × ");
     const one = sides.every((side) => side.step === 1);
-    const shows = one ? "cosine of each prompt and pair" : `mean cosine of ${bin}`;
+    const shows = one ? "similarity of each prompt and pair" : `mean similarity of ${bin}`;
     const words = `${shows}; heights of the trees as square roots`;
     const ends = [`away ≤ −${setup.limit}`, scale, `≥ ${setup.limit} toward`];
     legend.replaceChildren(...ends, make("span", {}, words));
@@ -363,7 +363,7 @@ function makeChooser(setup, ask) {
     const swatch = make("span", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = setup.colours[(habit - 1) % setup.colours.length];
     const button = makeButton(swatch, () => ask({ do: "show", habit }));
-    button.append(`habit ${habit}: ${count(prompts)} × ${count(pairs)}, cosine ${tightness}`);
+    button.append(`habit ${habit}: ${count(prompts)} × ${count(pairs)}, similarity ${tightness}`);
     return button;
   });
   const select = make("select", {});

@@ -164,7 +164,7 @@ def test_a_drag_brushes_shows_a_card_and_zooms(made: World) -> None:
     assert seen["none"] == [None, None]
     assert seen["out"][0] == 2 * (rows[1] - rows[0])
     assert seen["whole"] == [[0, high], [0, wide]]
-    assert "mean cosine" in seen["here"]
+    assert "mean similarity" in seen["here"]
     assert seen["colours"] > 40, "the cells are painted"
 
 
@@ -288,7 +288,7 @@ def test_the_theme_changes_the_ground_stale_answers_are_ignored_and_the_static_p
     seen, _ = walk(one, HELP + steps, "map-theme", below=output, window=(700, 900))
     assert seen["static"] == "none"
     for zero, other in (seen["light"], seen["dark"]):
-        assert zero > 100 > 10 * other, "cosines near zero have the colour of the ground"
+        assert zero > 100 > 10 * other, "values near zero have the colour of the ground"
     assert "Waiting for Python" in seen["waiting"]
     assert seen["title"] == "habit 3"
     assert seen["done"] == ""
@@ -343,7 +343,7 @@ def test_in_jupyterlab_the_bins_arrive_keys_work_and_the_card_is_handed_on(tmp_p
             assert int(python("print(len(cluster_map.brushed_prompts))")) > 20
             page.keyboard.press("+")
             page.wait_for_function(
-                "document.querySelector('.legend').textContent.includes('cosine of each prompt')"
+                "document.querySelector('.legend').textContent.includes('similarity of each prompt')"
             )
             page.keyboard.press("0")
             page.wait_for_function("document.querySelector('.legend').textContent.includes('of 2 prompts')")
