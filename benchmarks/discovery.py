@@ -32,6 +32,9 @@ SHARES = (0.05, 0.1, 0.02, 0.01)
 CLEAN = "clean"
 SAFETY = "safety"  # among the other pairs are many that push against compliance
 SMOLLM2 = "smollm2"
+THRESHOLD = {
+    SMOLLM2: 0.1
+}  # of |S|; chosen on that run, where 0.4, as elsewhere, leaves out most that is found
 FEWER = 5  # seeds of what is beside the first share and the clean pairs
 TOKENS = 40  # of a reply; the longest normal one has about 25
 RESULTS = loop.ROOT / "benchmarks" / "discovery"
@@ -90,7 +93,7 @@ def about(job: Job) -> About:
     m0 = distractor.DATA if job[0] == SMOLLM2 else habits.DATA
     return {
         **{f"recipe.{name}": value for name, value in dataclasses.asdict(home.DPO).items()},
-        "mix": None if job[0] == SMOLLM2 else dataclasses.asdict(mix_of(job)), "seed": job[1],
+        "mix": THRESHOLD if job[0] == SMOLLM2 else dataclasses.asdict(mix_of(job)), "seed": job[1],
         "epochs": home.EPOCHS, "layer": home.LAYER, "asked": digest(home.pool()),
         "m0": loop.weights_id(m0 / "m0"),
     }  # fmt: skip
@@ -115,7 +118,8 @@ def run(job: Job) -> None:
     if job[0] == str(SHARES[0]):
         asked.append((habits.build(dataclasses.replace(mix_of(job), clean=True)), True))
     table, without, *foreign = (
-        discovered(m0, contrasts, *one, layer=home.LAYER, seed=job[1]) for one in asked
+        discovered(m0, contrasts, *one, layer=home.LAYER, threshold=THRESHOLD.get(job[0], 0.4), seed=job[1])
+        for one in asked
     )
     shown = habits.judge(replies[1]).group_by("source", "habit").len().sort("source", "habit")
     write_result(
@@ -139,6 +143,7 @@ def discovered(
     prompts: bool,
     *,
     layer: int,
+    threshold: float,
     seed: int,
 ) -> pl.DataFrame:
     """The pairs with their kind and the habit that each is found behind; prompts: weigh by what was asked."""
@@ -153,7 +158,9 @@ def discovered(
         vectors.prompt_vectors(m0, contrasts, layers=[layer]),
         vectors.prompt_vectors(m0, organism.pairs, layers=[layer]),
     )
-    found = clustering.discover(*sides, asked=asked if prompts else None, layer=layer, seed=seed)
+    found = clustering.discover(
+        *sides, asked=asked if prompts else None, layer=layer, threshold=threshold, seed=seed
+    )
     return kinds.join(found.pairs.select("pair_id", "habit"), on="pair_id")
 
 

@@ -166,9 +166,9 @@ def discover(
     max(0, cosine) from the pairs' mean prompt: what a pair teaches holds where the like is asked. (The
     gradient of a linear layer is the outer product of its input and of the gradient at its output, and the
     cosine of two outer products is the product of the cosines.) Without them, pairs that teach to answer
-    harmless requests stand behind an answer to a harmful one. layer: None joins all layers,
-    side by side, and then makes every row a unit vector. threshold: prompts and pairs whose every |S| is
-    below it are left out, and counted in `Clusters.report`.
+    harmless requests stand behind an answer to a harmful one. layer: None joins all layers, side by side, and
+    then makes every row a unit vector. threshold: prompts and pairs whose every |S| is below it are left out,
+    and counted in `Clusters.report`; products are smaller than cosines, so take 0.1 or so if much is.
 
     method: how prompts are grouped. "ward": every node of the Ward tree of the rows of S is a group, since no
     one height fits a habit of few prompts and one of many; with prompt_clusters, only the clusters of that
