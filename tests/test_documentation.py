@@ -137,7 +137,7 @@ def module_of(line: str) -> str:
     """The module of ours that a command runs, or ""."""
     if line.startswith("make "):
         return targets()[line.split()[1]]
-    return "".join(re.findall(r"-m ((?:benchmarks|probekit)[\w.]*)", line))
+    return next(iter(re.findall(r"-m ((?:benchmarks|probekit)[\w.]*)", line)), "")
 
 
 @every_document
