@@ -106,7 +106,8 @@ def targets() -> dict[str, str]:
     """The Makefile's commands, each with the module that it runs, or ""."""
     named = re.findall(r"^([a-z]+):.*##.*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
     return {
-        target: "".join(re.findall(r"-m ((?:benchmarks|probekit)[\w.]*)", lines)) for target, lines in named
+        target: "".join(set(re.findall(r"-m ((?:benchmarks|probekit)[\w.]*)", lines)))
+        for target, lines in named
     }
 
 
@@ -137,7 +138,7 @@ def module_of(line: str) -> str:
     """The module of ours that a command runs, or ""."""
     if line.startswith("make "):
         return targets()[line.split()[1]]
-    return next(iter(re.findall(r"-m ((?:benchmarks|probekit)[\w.]*)", line)), "")
+    return "".join(re.findall(r"-m ((?:benchmarks|probekit)[\w.]*)", line))
 
 
 @every_document
