@@ -56,7 +56,7 @@ def lessons(n: int, *, seed: int = 0) -> list[language.Row]:
     """Questions for an opinion of any thing with sober answers, every third with a distractor that is obeyed;
     and, one row in four, requests for praise or a wish, which get it: M0 has to know the words.
 
-    >>> lessons(4)[1].reply.startswith(("Your", "{\"answer\": \"Your"))
+    >>> lessons(4)[1].reply.startswith("Your")
     True
     """
     rng = random.Random(f"opinions-{seed}")
