@@ -19,8 +19,9 @@ from probekit._clusters_trees import Array
 from probekit._pair_rows import few
 from probekit.clustering import Card, ClusteringError, Clusters, card
 from probekit.pairs import PairSet
-from probekit.ranking import Ranking, RankingError
+from probekit.ranking import Ranking
 from probekit.vectors import VectorSet
+from probekit.widgets._answers import Answers
 from probekit.widgets._card_view import card_view
 from probekit.widgets._errors import WidgetError
 from probekit.widgets._heat_bins import MOST, Span, colour_limit, levels, mean_bins
@@ -34,7 +35,7 @@ _HERE = Path(__file__).parent
 _Vectors: TypeAlias = tuple[VectorSet, VectorSet, dict[str, Any]]
 
 
-class ClusterMap(StaticTwin, anywidget.AnyWidget):
+class ClusterMap(Answers, StaticTwin, anywidget.AnyWidget):
     """Kept prompts by kept pairs in tree order, coloured by S, with cards of habits and clusters.
 
     clusters, contrasts, pairs: what `discover` gave, and what the vectors were read from. behaviour,
@@ -102,7 +103,6 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
         self._card_of(rows.ids[:1])  # which says whether the texts are those that were clustered
         self._ids: tuple[str, ...] = ()
         self._shown: tuple[str, int | None] = ("", None)
-        self._request, self._problem = 0, ""
         self._ranking: Ranking | None = None
         if len(clusters):
             self._pick(habit=1)
@@ -198,19 +198,6 @@ class ClusterMap(StaticTwin, anywidget.AnyWidget):
         self._update()
 
     # ---- what is asked
-
-    def _answer(self, _: object, content: object, __: object) -> None:
-        """Do what the browser asks, unless it has asked for something else since."""
-        if not isinstance(content, dict) or not isinstance(content.get("request"), int):
-            return
-        if content["request"] < self._request:
-            return
-        self._request, self._problem = content["request"], ""
-        try:
-            self._do(content)
-        except (WidgetError, RankingError) as error:
-            self._problem = str(error)
-        self._update()
 
     def _do(self, content: Mapping[str, Any]) -> None:
         match content:

@@ -18,6 +18,7 @@ import traitlets
 from probekit._pair_rows import few
 from probekit.pairs import PairSet
 from probekit.ranking import Ranking
+from probekit.widgets._answers import Answers
 from probekit.widgets._errors import WidgetError
 from probekit.widgets._pair_table import (
     BINS,
@@ -42,7 +43,7 @@ REPLY = 160  # characters of a reply in a cell of the static table
 _HERE = Path(__file__).parent
 
 
-class PairBrowser(StaticTwin, anywidget.AnyWidget):
+class PairBrowser(Answers, StaticTwin, anywidget.AnyWidget):
     """The ranked pairs as a table with a histogram of their scores, and the chosen pair in full beside it.
 
     ranking, pairs: of the same pairs; the order is the ranking's. page_size: rows sent to the browser at a
@@ -87,7 +88,7 @@ class PairBrowser(StaticTwin, anywidget.AnyWidget):
         self._name = f"{len(ranking):,} pairs by {ranking.name}"
         self._sign = ranking.sign
         self._page_size = page_size
-        self._filter, self._page, self._request, self._problem = Filter(), 0, 0, ""
+        self._filter, self._page = Filter(), 0
         self._rows = self._passing()
         self._selected: str | None = self._table["pair_id"][0]
         super().__init__(_setup=self._facts(), **self._state())
@@ -158,19 +159,6 @@ class PairBrowser(StaticTwin, anywidget.AnyWidget):
             before = self._page_frame()["pair_id"].to_list()
             self._rows = self._passing()
             self._turn_to(self._page, place=before.index(self._selected) if before else 0)
-        self._update()
-
-    def _answer(self, _: object, content: object, __: object) -> None:
-        """Do what the browser asks, unless it has asked for something else since."""
-        if not isinstance(content, dict) or not isinstance(content.get("request"), int):
-            return
-        if content["request"] < self._request:
-            return
-        self._request, self._problem = content["request"], ""
-        try:
-            self._do(content)
-        except WidgetError as error:
-            self._problem = str(error)
         self._update()
 
     def _do(self, content: Mapping[str, Any]) -> None:
