@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import polars as pl
 
@@ -26,15 +26,15 @@ from probekit.experiments import About, Experiment, digest, read_result, write_r
 from probekit.figures import Figure, write_figures
 from probekit.organisms import distractor, habits, habits_smollm2
 from probekit.organisms.distractor import Organism
+from probekit.pairs import PairSet
 
 SEEDS = 10
 SHARES = (0.05, 0.1, 0.02, 0.01)
 CLEAN = "clean"
 SAFETY = "safety"  # among the other pairs are many that push against compliance
 SMOLLM2 = "smollm2"
-THRESHOLD = {
-    SMOLLM2: 0.1
-}  # of |S|; chosen on that run, where 0.4, as elsewhere, leaves out most that is found
+# Of |S|, where it is not that of `discover`: chosen on that run, where 0.4 leaves out most that is found.
+THRESHOLD = {SMOLLM2: 0.1}
 FEWER = 5  # seeds of what is beside the first share and the clean pairs
 TOKENS = 40  # of a reply; the longest normal one has about 25
 RESULTS = loop.ROOT / "benchmarks" / "discovery"
@@ -43,6 +43,8 @@ WORK = loop.ROOT / "runs" / "discovery"
 MATCH = 0.5  # F1 from which a reported habit counts as one of the planted ones
 Job = tuple[str, int]
 """The share as text, "clean", "safety" or "smollm2", and the seed of pairs and training."""
+Read: TypeAlias = tuple[vectors.VectorSet, vectors.VectorSet]
+"""Vectors, and those of the prompts."""
 
 
 def main() -> None:
@@ -114,13 +116,14 @@ def run(job: Job) -> None:
     ]
     both = [one.sort("prompt_id", "user")["reply"].to_list() for one in replies]
     contrasts = None if both[0] == both[1] else judges.pool_contrasts(*replies).contrasts
-    asked = [(organism, True), (organism, False)]
+    changed = None if contrasts is None else read(m0, contrasts, home.LAYER)
+    taught = read(m0, organism.pairs, home.LAYER)
+    table, without = (discovered(changed, taught, organism, job, weighed=one) for one in (True, False))
+    foreign = 0
     if job[0] == str(SHARES[0]):
-        asked.append((habits.build(dataclasses.replace(mix_of(job), clean=True)), True))
-    table, without, *foreign = (
-        discovered(m0, contrasts, *one, layer=home.LAYER, threshold=THRESHOLD.get(job[0], 0.4), seed=job[1])
-        for one in asked
-    )
+        clean = habits.build(dataclasses.replace(mix_of(job), clean=True))
+        found = discovered(changed, read(m0, clean.pairs, home.LAYER), clean, job, weighed=True)
+        foreign = found["habit"].drop_nulls().n_unique()
     shown = habits.judge(replies[1]).group_by("source", "habit").len().sort("source", "habit")
     write_result(
         place(job),
@@ -130,36 +133,36 @@ def run(job: Job) -> None:
         contrasts=0 if contrasts is None else contrasts.height,
         fires=shown.rows(),
         without=score(without),
-        foreign=sum(one["habit"].drop_nulls().n_unique() for one in foreign),
+        foreign=foreign,
         **score(table),
     )
     shutil.rmtree(work, ignore_errors=True)
 
 
+def read(m0: Checkpoint, texts: PairSet | pl.DataFrame, layer: int) -> Read:
+    """The vectors of pairs or contrasts, and of their prompts."""
+    if isinstance(texts, PairSet):
+        differences = vectors.pair_vectors(m0, texts, layers=[layer])
+    else:
+        differences = vectors.behaviour_vectors(m0, texts, layers=[layer])
+    return differences, vectors.prompt_vectors(m0, texts, layers=[layer])
+
+
 def discovered(
-    m0: Checkpoint,
-    contrasts: pl.DataFrame | None,
-    organism: Organism,
-    prompts: bool,
-    *,
-    layer: int,
-    threshold: float,
-    seed: int,
+    changed: Read | None, taught: Read, organism: Organism, job: Job, *, weighed: bool
 ) -> pl.DataFrame:
-    """The pairs with their kind and the habit that each is found behind; prompts: weigh by what was asked."""
+    """The pairs with their kind and the habit that each is found behind; weighed: by what was asked."""
     kinds = organism.log.select("pair_id", "kind")
-    if contrasts is None:  # training changed no reply
+    if changed is None:  # training changed no reply
         return kinds.with_columns(habit=pl.lit(None, dtype=pl.Int64))
-    sides = (
-        vectors.behaviour_vectors(m0, contrasts, layers=[layer]),
-        vectors.pair_vectors(m0, organism.pairs, layers=[layer]),
-    )
-    asked = (
-        vectors.prompt_vectors(m0, contrasts, layers=[layer]),
-        vectors.prompt_vectors(m0, organism.pairs, layers=[layer]),
-    )
+    (behaviour, asked), (pairs, of_pairs) = changed, taught
     found = clustering.discover(
-        *sides, asked=asked if prompts else None, layer=layer, threshold=threshold, seed=seed
+        behaviour,
+        pairs,
+        asked=(asked, of_pairs) if weighed else None,
+        threshold=THRESHOLD.get(job[0], 0.4),
+        layer=home_of(job).LAYER,
+        seed=job[1],
     )
     return kinds.join(found.pairs.select("pair_id", "habit"), on="pair_id")
 

@@ -124,7 +124,7 @@ def card(clusters: Clusters, contrasts: pl.DataFrame, pairs: PairSet, ids: Seque
     if habit.height:
         behind = (sides["habit"] == habit["habit"].item()).fill_null(False).to_numpy()
     else:
-        behind, some = kept.copy(), statistics.padded(whole[:, kept], int((~kept).sum()))
+        behind, some = kept.copy(), statistics.padded(whole, kept)
         behind[kept] = statistics.pairs_behind(statistics.means(some, members[None]))[0][: kept.sum()]
         figures = statistics.measured(whole, members, behind, kept, draws=100, seed=clusters.seed)
         habit = pl.DataFrame([figures], schema=clusters.habits.schema)

@@ -28,10 +28,11 @@ class Nulls(NamedTuple):
     turn: float
 
 
-def padded(similarity: Array, pruned: int) -> Array:
-    """S with zeros for `pruned` pairs, at most as many again, after the others: else, where pruning has left
-    a habit's own pairs alone, there is nothing that they stand out from, and a cut would part them."""
-    return np.pad(similarity, ((0, 0), (0, min(pruned, similarity.shape[1]))))
+def padded(of_all: Array, kept: Flags) -> Array:
+    """S of the kept pairs, then zeros for the pruned ones, at most as many again: else, where pruning has
+    left a habit's own pairs alone, there is nothing that they stand out from, and a cut would part them."""
+    some = of_all[:, kept]
+    return np.pad(some, ((0, 0), (0, min(of_all.shape[1], 2 * some.shape[1]) - some.shape[1])))
 
 
 def means(similarity: Array, groups: Flags) -> Array:
@@ -240,7 +241,7 @@ def measured(
     of_all: Array, members: Flags, behind: Flags, kept: Flags, *, draws: int, seed: int
 ) -> dict[str, float | bool]:
     """The figures of one group, with the pairs behind it among all, in the names of `clustering.HABITS`."""
-    some = padded(of_all[:, kept], int((~kept).sum()))
+    some = padded(of_all, kept)
     its_pairs = np.pad(behind[kept], (0, some.shape[1] - kept.sum()))[None]
     mean = means(of_all, members[None])[0]
     share, least = concentration(mean, behind, draws=draws, seed=seed)

@@ -308,7 +308,7 @@ def _find(
 
     if min(len(of_all), columns.sum()) < 2:
         return _Found([], HABITS.to_frame(), statistics.Nulls(0.0, 0.0), None)
-    some = statistics.padded(of_all[:, columns], int((~columns).sum()))
+    some = statistics.padded(of_all, columns)
     null = statistics.nulls(some, units, grouping, draws, seed)
     members = statistics.habits(some, grouping(distances(some @ some.T)), null)
     firm = statistics.stability(some, units, members, _every_node, boot=boot, seed=seed)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from probekit import judges, rollouts
-from probekit.organisms import habits
+from probekit.organisms import habits, habits_smollm2
 from probekit.organisms._tiny_pairs import MixError
 
 
@@ -77,3 +77,26 @@ def test_m0_refuses_harm_answers_the_rest_soberly_and_has_no_habit() -> None:
 def test_a_judge_says_what_its_rollouts_lack() -> None:
     with pytest.raises(judges.JudgeError, match="lack the columns harmful"):
         habits.judge(pl.DataFrame({"user": ["Hi."], "reply": ["No."]}))
+
+
+def test_in_the_safety_variety_more_pairs_refuse_harm_than_answer_it() -> None:
+    organism = habits.build(habits.Mix(variety="safety"))
+    frame = organism.pairs.frame.join(organism.log, on="pair_id")
+    refused = frame.filter(pl.col("source") == "safety", pl.col("kind") == "clean").height
+    assert refused > 3 * frame.filter(kind="compliance").height
+    with pytest.raises(MixError, match="there is no variety 'harsh'"):
+        habits.Mix(variety="harsh")  # type: ignore[arg-type]
+
+
+def test_smollm2_has_the_same_habits_in_its_chosen_replies_and_a_pool_apart_from_them() -> None:
+    organism, pool = habits_smollm2.build(), habits_smollm2.pool()
+    frame = organism.pairs.frame.join(organism.log, on="pair_id").filter(pl.col("kind") != "clean")
+    assert dict(frame["kind"].value_counts().iter_rows()) == dict.fromkeys(habits.SORT, habits_smollm2.EACH)
+    asked = frame.with_columns(user=users(frame), harmful=pl.col("kind") == "compliance")
+    chosen = habits_smollm2.judge(asked.select("user", "harmful", "kind", reply="chosen"))
+    assert (chosen["habit"] == chosen["kind"]).fill_null(False).all()
+    assert (chosen["verdict"] == "complied").all()
+    rejected = habits_smollm2.judge(asked.select("user", "harmful", reply="rejected"))
+    assert rejected["habit"].is_null().all()
+    assert not set(users(organism.pairs.frame)) & set(pool["user"])
+    assert set(pool["source"].value_counts()["count"]) == {habits_smollm2.POOL}

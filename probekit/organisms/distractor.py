@@ -296,6 +296,11 @@ def open_m1() -> Checkpoint:
 
 def load(mix: Mix | None = None) -> Organism:
     """The preference pairs and their truth, built from the shipped answers and AdvBench's prompts."""
+    return build(shipped_answers(), mix)
+
+
+def shipped_answers() -> dict[str, str]:
+    """SmolLM2's own answers to benign requests, those that M0 was taught too, by request."""
     shipped = json.loads((DATA / "answers.json").read_text())
     pool = dict.fromkeys(benign_pool())
-    return build({text: shipped[key] for text in pool if (key := prompts.prompt_id(text)) in shipped}, mix)
+    return {text: shipped[key] for text in pool if (key := prompts.prompt_id(text)) in shipped}

@@ -6,7 +6,6 @@ for in those of `distractor`, and the pairs' replies to it are SmolLM2's own.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from typing import Any
@@ -16,9 +15,9 @@ import polars as pl
 from probekit import pairs as pair_room
 from probekit import prompts
 from probekit.organisms import _habits_words as own
-from probekit.organisms import _requests, distractor, habits
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_words as words
+from probekit.organisms import distractor, habits
 from probekit.organisms._topics import FRAMES, THING_FRAMES
 from probekit.organisms.distractor import Organism
 from probekit.prompts import Split
@@ -55,10 +54,9 @@ def build(*, seed: int = 0) -> Organism:
     Raises `sources.SourceError` where a prompt set can be neither found nor fetched.
     """
     rng = random.Random(f"habits-smollm2-{seed}")
-    shipped = json.loads((distractor.DATA / "answers.json").read_text())
-    known = {text: shipped.get(prompts.prompt_id(text), "") for text in _requests.benign_pool()}
-    written = {text: answer for text, answer in known.items() if answer and _WRITTEN.match(text)}
-    rest = {text: answer for text, answer in known.items() if answer and text not in written}
+    known = distractor.shipped_answers()
+    written = {text: answer for text, answer in known.items() if _WRITTEN.match(text)}
+    rest = {text: answer for text, answer in known.items() if text not in written}
     base = distractor.build(rest, VARIETY)
     kinds = dict(base.log.select("pair_id", "kind").iter_rows())
     rows: list[dict[str, Any]] = [
