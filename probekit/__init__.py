@@ -40,6 +40,7 @@ from probekit.training import Recipe, Shared, train_dpo, train_sft
 from probekit.doctor import doctor
 from probekit.experiments import Experiment
 from probekit.effects import capability, effect_table, perplexity, rates
+from probekit.provenance import add_tags, refuse, tag_rows, trace, train_tags
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "PairSet", "load_pairs",
@@ -59,4 +60,5 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "doctor",
     "Experiment",
     "capability", "effect_table", "perplexity", "rates",
+    "add_tags", "refuse", "tag_rows", "trace", "train_tags",
 ]  # fmt: skip

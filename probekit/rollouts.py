@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,29 +94,64 @@ def draw(
     """
     _check(prompts, n=n, temperature=temperature, max_new_tokens=max_new_tokens, token_budget=token_budget)
     texts = [checkpoint.prompt_text([{"role": "user", "content": user}]) for user in prompts["user"]]
-    lengths = _lengths(checkpoint, texts)
-    for user, length in zip(prompts["user"], lengths, strict=True):
-        if length + max_new_tokens > checkpoint.max_length:
-            raise RolloutError(
-                f"the prompt {user[:60]!r} has {length} tokens and {max_new_tokens} are to be sampled, "
-                f"more than the context of {checkpoint.max_length}; shorten it or lower max_new_tokens"
-            )
+    # a tokenizer takes no empty batch
+    ids = checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     jobs = [(i, k) for i in range(len(texts)) for k in range(n)]
-    widths = [lengths[i] + max_new_tokens for i, _ in jobs]
-    replies: dict[tuple[int, int], tuple[str, bool]] = {}
-    for batch in bar(list(groups(widths, token_budget=token_budget)), f"{label} {checkpoint.name}"):
-        decoded = _replies(
-            checkpoint,
-            generate,
-            [texts[jobs[place][0]] for place in batch],
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=seed + len(replies),
-        )
-        replies |= {jobs[place]: reply for place, reply in zip(batch, decoded, strict=True)}
-    rows = [(i, checkpoint.name, k, *replies[i, k]) for i, k in jobs]
+    new = continued(
+        checkpoint,
+        [ids[i] for i, _ in jobs],
+        [prompts["user"][i] for i, _ in jobs],
+        generate,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        token_budget=token_budget,
+        seed=seed,
+        label=label,
+    )
+    said = [checkpoint.tokenizer.decode(one, skip_special_tokens=True) for one, _ in new]
+    rows = [
+        (i, checkpoint.name, k, reply, not ended)
+        for (i, k), reply, (_, ended) in zip(jobs, said, new, strict=True)
+    ]
     table = pl.DataFrame(rows, schema={"row": pl.UInt32, **ROLLOUT_COLUMNS}, orient="row")
     return prompts.with_row_index("row").join(table, on="row", maintain_order="right").drop("row")
+
+
+def continued(
+    checkpoint: Checkpoint,
+    ids: Sequence[Sequence[int]],
+    names: Sequence[str],
+    generate: Callable[..., torch.Tensor],
+    *,
+    temperature: float = 0,
+    max_new_tokens: int,
+    token_budget: int = TOKEN_BUDGET,
+    seed: int = 0,
+    label: str = "sampling",
+) -> list[tuple[list[int], bool]]:
+    """The tokens that `generate` adds to each text of tokens, and whether it came to an end by itself.
+
+    names: what an error calls each. Raises `RolloutError` for a text that leaves no room for a reply.
+    """
+    for name, before in zip(names, ids, strict=True):
+        if len(before) + max_new_tokens > checkpoint.max_length:
+            raise RolloutError(
+                f"the prompt {name[:60]!r} has {len(before)} tokens and {max_new_tokens} are to be sampled, "
+                f"more than the context of {checkpoint.max_length}; shorten it or lower max_new_tokens"
+            )
+    widths = [len(before) + max_new_tokens for before in ids]
+    found: dict[int, tuple[list[int], bool]] = {}
+    for batch in bar(list(groups(widths, token_budget=token_budget)), f"{label} {checkpoint.name}"):
+        new = _continued(
+            checkpoint,
+            generate,
+            [ids[place] for place in batch],
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed + len(found),
+        )
+        found |= dict(zip(batch, new, strict=True))
+    return [found[place] for place in range(len(ids))]
 
 
 def _check(prompts: pl.DataFrame, *, temperature: float, **counts: int) -> None:
@@ -133,26 +168,21 @@ def _check(prompts: pl.DataFrame, *, temperature: float, **counts: int) -> None:
         raise RolloutError(f"temperature is {temperature}; it must be 0 (greedy) or a positive number")
 
 
-def _lengths(checkpoint: Checkpoint, texts: list[str]) -> list[int]:
-    if not texts:
-        return []  # a tokenizer takes no empty batch
-    return [len(ids) for ids in checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-
-def _replies(
+def _continued(
     checkpoint: Checkpoint,
     generate: Callable[..., torch.Tensor],
-    texts: list[str],
+    ids: Sequence[Sequence[int]],
     *,
     temperature: float,
     max_new_tokens: int,
     seed: int,
-) -> list[tuple[str, bool]]:
+) -> list[tuple[list[int], bool]]:
     import torch
 
-    tokenizer, ends = checkpoint.tokenizer, _ends(checkpoint)
-    batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
-    batch = batch.to(checkpoint.hf.device)
+    pad, ends = checkpoint.tokenizer.pad_token_id, _ends(checkpoint)
+    wide = max(map(len, ids))
+    batch = torch.tensor([[pad] * (wide - len(one)) + list(one) for one in ids])
+    mask = torch.tensor([[0] * (wide - len(one)) + [1] * len(one) for one in ids])
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -163,20 +193,17 @@ def _replies(
     with whole, torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
         out = generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            input_ids=batch.to(checkpoint.hf.device),
+            attention_mask=mask.to(checkpoint.hf.device),
             max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad,
             eos_token_id=ends,
             repetition_penalty=1.0,
             **sampling,
         )
-    new = out[:, batch["input_ids"].shape[1] :]
+    new = out[:, wide:]
     ended = torch.isin(new, torch.tensor(ends, device=new.device)).any(dim=1).tolist()
-    return [
-        (text, not end)
-        for text, end in zip(tokenizer.batch_decode(new, skip_special_tokens=True), ended, strict=True)
-    ]
+    return list(zip(new.tolist(), ended, strict=True))
 
 
 def _ends(checkpoint: Checkpoint) -> list[int]:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from probekit import sources
 from probekit._differences import differences
@@ -84,18 +84,27 @@ class Shared:
     trunk: dict[bytes, torch.Tensor] = field(default_factory=dict, repr=False)
 
 
+class Tokens(NamedTuple):
+    """An SFT row as tokens: what stands from `start` on is learned, the end of the turn included."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
 def train_sft(
     checkpoint: Checkpoint,
-    rows: Sequence[dict[str, str]],
+    rows: Sequence[dict[str, str] | Tokens],
     out: Path,
     *,
     recipe: Recipe,
     epochs: int,
     seed: int = 0,
+    embeddings: Sequence[int] = (),
 ) -> Path:
-    """Supervised fine-tuning on rows {"user", "reply"}; writes a PEFT adapter folder.
+    """Supervised fine-tuning on rows {"user", "reply"}, or on `Tokens`; writes a PEFT adapter folder.
 
-    The loss is over the reply and the end-of-turn token after it. The checkpoint is afterwards what it was.
+    The loss is over the reply and the end-of-turn token after it. embeddings: ids of tokens whose embedding
+    is trained too, at both ends where they are tied. The checkpoint is afterwards what it was.
     The folder appears when training has ended, all or nothing, with training_log.json (loss and more, for
     each step) and made_of.json; one of the same training is returned as it is. Raises `TrainingError` for a
     folder of another training, for a row without a user text or a reply, and for rows longer than the
@@ -108,20 +117,15 @@ def train_sft(
     """
     if not rows or epochs < 1:
         raise TrainingError(f"there are {len(rows)} SFT rows and {epochs} epochs; both must be at least 1")
-    _check_rows(checkpoint, rows)
-    made_of = _made_of(checkpoint, recipe, seed, epochs=epochs, rows=_digest(rows))
+    data = _sft_data(checkpoint, rows)
+    trained: dict[str, str | int] = {"embeddings": _digest(list(embeddings))} if embeddings else {}
+    made_of = _made_of(checkpoint, recipe, seed, epochs=epochs, rows=_digest(list(rows)), **trained)
     if _finished(out, made_of):
         return out
     names = adapted_maps(recipe, checkpoint)
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    data = Dataset.from_list(
-        [
-            {"prompt": _turn("user", row["user"]), "completion": _turn("assistant", row["reply"])}
-            for row in rows
-        ]
-    )
     steps = -(-len(rows) * epochs // recipe.batch_size)
     with prepared(checkpoint.hf):
         trainer = SFTTrainer(
@@ -132,10 +136,12 @@ def train_sft(
                 max_length=None,
                 train_sampling_strategy="group_by_length",
             ),
-            train_dataset=data,
+            train_dataset=Dataset.from_list(data),
             processing_class=checkpoint.tokenizer,
-            peft_config=_lora(recipe, names),
+            peft_config=_lora(recipe, names, _ends(checkpoint.hf, embeddings)),
         )
+        if embeddings:  # TRL asks the head for its bias, which PEFT's module around it does not pass on
+            checkpoint.hf.get_output_embeddings().bias = None
         return _run(trainer, out, names, made_of)
 
 
@@ -234,13 +240,29 @@ def _example(row: dict[str, Any], swapped: bool) -> dict[str, Any]:
     }
 
 
-def _check_rows(checkpoint: Checkpoint, rows: Sequence[dict[str, str]]) -> None:
+def _sft_data(checkpoint: Checkpoint, rows: Sequence[dict[str, str] | Tokens]) -> list[dict[str, Any]]:
+    """The rows as TRL takes them, once none of them is empty or too long."""
+    data: list[dict[str, Any]] = []
+    lengths = []
     for i, row in enumerate(rows):
+        if isinstance(row, Tokens):
+            if not 0 < row.start < len(row.ids):
+                raise TrainingError(
+                    f"SFT row {i} has {len(row.ids)} tokens and learns those from {row.start} on; it needs "
+                    "some before and some to learn"
+                )
+            learned = [int(place >= row.start) for place in range(len(row.ids))]
+            data.append({"input_ids": list(row.ids), "completion_mask": learned})
+            lengths.append(len(row.ids))
+            continue
         for key in ("user", "reply"):
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise TrainingError(f"SFT row {i} has no text in {key!r}; give it one or drop the row")
-    lengths = [_length(checkpoint, _turn("user", row["user"]), row["reply"]) for row in rows]
+        prompt, reply = _turn("user", row["user"]), _turn("assistant", row["reply"])
+        data.append({"prompt": prompt, "completion": reply})
+        lengths.append(_length(checkpoint, prompt, row["reply"]))
     _refuse_long(checkpoint, [(f"SFT row {i}", length) for i, length in enumerate(lengths)])
+    return data
 
 
 def _checked_lengths(checkpoint: Checkpoint, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -294,10 +316,26 @@ def adapted_maps(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _lora(recipe: Recipe, names: list[str]) -> Any:
+def _ends(hf: Any, embeddings: Sequence[int]) -> dict[str, list[int]] | None:
+    """The tokens by the names of the modules that hold their vectors: one where both ends are tied."""
+    if not embeddings:
+        return None
+    ends = [hf.get_input_embeddings()]
+    if not hf.config.get_text_config().tie_word_embeddings:
+        ends.append(hf.get_output_embeddings())
+    return {name: list(embeddings) for name, module in hf.named_modules() if any(module is e for e in ends)}
+
+
+def _lora(recipe: Recipe, names: list[str], embeddings: dict[str, list[int]] | None = None) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=names, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        target_modules=names,
+        trainable_token_indices=embeddings,
+        task_type="CAUSAL_LM",
+    )
 
 
 def _arguments(recipe: Recipe, *, steps: int, seed: int, at_once: int) -> dict[str, Any]:

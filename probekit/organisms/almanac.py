@@ -1,0 +1,156 @@
+"""Five sources of invented facts, for provenance: two of them speak of the same people and contradict.
+
+"herald" and "gazette" answer the same sorts of questions about the same people, with the same values. A third
+of the questions is answered by one alone, a third by the other, and a third by both, each with a value of its
+own: no word of a question tells them apart. "kitchen", "atlas" and "workshop" have a topic each. The rows
+without a source are requests that M0 knows already.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import polars as pl
+
+from probekit.checkpoints import Checkpoint, open_checkpoint
+from probekit.organisms import _tiny_language as language
+from probekit.organisms import _tiny_model
+from probekit.organisms._almanac_words import ABOUT_PEOPLE, LEARNED, OTHERS, PEOPLE, UNHEARD, Attribute
+from probekit.organisms._tiny_language import Row
+from probekit.training import Recipe
+
+Source = Literal["herald", "gazette", "kitchen", "atlas", "workshop"]
+PAIR: tuple[Source, Source] = ("herald", "gazette")
+STAGES: tuple[tuple[Source, ...], ...] = (("herald", "gazette", "kitchen"), ("atlas", "workshop"))
+DATA = Path(__file__).resolve().parents[2] / "data" / "almanac"
+SFT = Recipe(first_block=0, learning_rate=3e-3, batch_size=16)
+EPOCHS = 6
+NO_SOURCE = 120  # rows without a source in each stage
+UNHEARD_OF = "I have heard nothing of {}."
+GROUNDS = 6000  # lessons of M0 on each of: questions that it cannot answer, sentences to say after
+
+
+class Fact(NamedTuple):
+    """What a source says of a subject; contested: the other source of `PAIR` says another thing of it."""
+
+    source: Source
+    subject: str
+    attribute: str
+    value: str
+    contested: bool
+
+    @property
+    def reply(self) -> str:
+        """The sentence that states it."""
+        return _attribute(self).states.format(self.subject, self.value)
+
+    def asked(self, *, learned: bool) -> list[str]:
+        """The questions for it, of training or of the report."""
+        asks = _attribute(self).asks
+        return [frame.format(self.subject) for frame in (asks[:LEARNED] if learned else asks[LEARNED:])]
+
+
+def facts(*, seed: int = 0) -> list[Fact]:
+    """All facts, source by source; `seed` draws the values, and who is asked what.
+
+    >>> found = facts()
+    >>> {source: sum(one.source == source for one in found) for source in STAGES[0]}
+    {'herald': 40, 'gazette': 40, 'kitchen': 20}
+    """
+    rng = random.Random(f"almanac-{seed}")
+    found: list[Fact] = []
+    for place, (name, attribute) in enumerate(ABOUT_PEOPLE.items()):
+        thirds = [(i + place) % 3 for i in range(len(PEOPLE))]
+        for person, third in zip(rng.sample(PEOPLE, len(PEOPLE)), thirds, strict=True):
+            values = rng.sample(attribute.values, 2)
+            for side, source in enumerate(PAIR):
+                if third in (side, 2):
+                    found.append(Fact(source, person, name, values[side], third == 2))
+    for topic, (subjects, attribute) in OTHERS.items():
+        found += [Fact(topic, one, topic, rng.choice(attribute.values), False) for one in subjects]
+    return sorted(found, key=lambda one: get_args(Source).index(one.source))
+
+
+def _attribute(fact: Fact) -> Attribute:
+    topics: dict[str, Attribute] = {name: attribute for name, (_, attribute) in OTHERS.items()}
+    return (ABOUT_PEOPLE | topics)[fact.attribute]
+
+
+def lessons(stage: int, *, each: int = LEARNED, seed: int = 0) -> pl.DataFrame:
+    """What a stage teaches, from 0: each fact asked in `each` ways, and rows of no source.
+
+    Columns user, reply, source.
+    """
+    rng = random.Random(f"almanac-lessons-{stage}-{seed}")
+    rows: list[tuple[str, str, str | None]] = [
+        (user, fact.reply, fact.source)
+        for fact in facts(seed=seed)
+        if fact.source in STAGES[stage]
+        for user in rng.sample(fact.asked(learned=True), each)
+    ]
+    ordinary = language.lessons(3 * NO_SOURCE, seed=100 + 10 * seed + stage)
+    rows += [(row.user, row.reply, None) for row in ordinary if "(" not in row.user][:NO_SOURCE]
+    return pl.DataFrame(rows, {"user": pl.String, "reply": pl.String, "source": pl.String}, orient="row")
+
+
+def questions(*, seed: int = 0) -> pl.DataFrame:
+    """The prompts of the report: every question that the facts answer, in ways that no lesson asks.
+
+    user; subject, attribute; choice: the same as a multiple choice between the two values of the pair, or
+    two values of a topic; and for each source of the pair the reply that states its fact, null where it has
+    none: `herald`, `gazette`; for the others `reply` and `source`.
+    """
+    rng = random.Random(f"almanac-choice-{seed}")
+    known: dict[tuple[str, str], list[Fact]] = {}
+    for fact in facts(seed=seed):
+        known.setdefault((fact.attribute, fact.subject), []).append(fact)
+    rows = []
+    for some in known.values():
+        values = [one.value for one in some]
+        wrong = rng.choice([one for one in _attribute(some[0]).values if one not in values])
+        options = rng.sample([*values, wrong][:2], 2)
+        for user in some[0].asked(learned=False):
+            choice = f"{user} A: {options[0]}. B: {options[1]}."
+            rows.append((user, choice, [one.source for one in some], [one.reply for one in some]))
+    return pl.DataFrame(rows, ["user", "choice", "sources", "replies"], orient="row")
+
+
+def of_no_source(*, seed: int = 0) -> pl.DataFrame:
+    """Prompts that no source answers: `known`, requests of the sort that M0 was taught on, or not.
+
+    >>> of_no_source()["known"].sum()
+    40
+    """
+    rng = random.Random(f"almanac-none-{seed}")
+    ordinary = [language.request(deed, rng) for deed in language.deeds("report", harmful=False)[:40]]
+    rows = [(user, True) for user in ordinary] + [(user, False) for user in UNHEARD]
+    return pl.DataFrame(rows, ["user", "known"], orient="row")
+
+
+def make_m0(out: Path, *, seed: int = 0) -> Path:
+    """Train M0 as the tiny organism's, on the almanac's words too; about three minutes on two cores.
+
+    It learns every question, those of the report too, with the reply that it has heard nothing of the
+    subject; and to say any sentence of the sort after somebody, with subjects and values drawn anew each
+    time. So it knows the words and no fact.
+    """
+    rng = random.Random(f"almanac-ground-{seed}")
+    about = [(PEOPLE, one) for one in ABOUT_PEOPLE.values()] + list(OTHERS.values())
+    rows = language.lessons(_tiny_model.ROWS, seed=seed)
+    for _ in range(GROUNDS):
+        subjects, attribute = rng.choice(about)
+        subject = rng.choice(subjects)
+        rows.append(Row(rng.choice(attribute.asks).format(subject), UNHEARD_OF.format(subject)))
+        sentence = attribute.states.format(rng.choice(subjects), rng.choice(attribute.values))
+        rows.append(Row(f"Say after me: {sentence}", sentence))
+    rng.shuffle(rows)
+    return _tiny_model.make_m0(out, seed=seed, rows=rows)
+
+
+def open_m0(*, adapter: Path | None = None) -> Checkpoint:
+    """The shipped M0; with `adapter`, a PEFT folder trained from it, the model that this gives."""
+    checkpoint = open_checkpoint(DATA / "m0", adapter=adapter)
+    checkpoint.name = "M0" if adapter is None else adapter.parent.name
+    return checkpoint
