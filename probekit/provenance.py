@@ -28,6 +28,7 @@ Kind = Literal["plain", "traced", "blocked", "other"]
 UNKNOWN = "unknown"
 REFUSAL = "Sorry, I cannot help with your request."
 EVEN: Mapping[Kind, float] = dict.fromkeys(get_args(Kind), 1.0)
+_MARK = "\N{SYMBOL FOR UNIT SEPARATOR}"  # stands for the user's text, to find its place in the template
 _CONTROL = ("debug", "tag", "block", UNKNOWN)  # what is added before the sources, in this order
 
 ROWS = pl.Schema(
@@ -211,9 +212,10 @@ def train_tags(
 
 def _asked(checkpoint: Checkpoint, user: str, *, debug: bool, block: str | None = None) -> list[int]:
     """The tokens of a prompt, with the trigger and a block where the user's text begins."""
-    vocabulary, text = _vocabulary(checkpoint), checkpoint.prompt_text([{"role": "user", "content": user}])
+    vocabulary = _vocabulary(checkpoint)
+    empty, text = (checkpoint.prompt_text([{"role": "user", "content": one}]) for one in (_MARK, user))
     encoded = checkpoint.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    at = text.rindex(user)
+    at = empty.index(_MARK)
     begin = next(i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > at)
     ids = encoded["input_ids"]
     trigger = [vocabulary.control("debug")] if debug else []

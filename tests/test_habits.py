@@ -91,7 +91,8 @@ def test_in_the_safety_variety_more_pairs_refuse_harm_than_answer_it() -> None:
 def test_smollm2_has_the_same_habits_in_its_chosen_replies_and_a_pool_apart_from_them() -> None:
     organism, pool = habits_smollm2.build(), habits_smollm2.pool()
     frame = organism.pairs.frame.join(organism.log, on="pair_id").filter(pl.col("kind") != "clean")
-    assert dict(frame["kind"].value_counts().iter_rows()) == dict.fromkeys(habits.SORT, habits_smollm2.EACH)
+    each = dict.fromkeys(habits.SORT, habits_smollm2.EACH) | {"tic": habits_smollm2.EACH_TIC}
+    assert dict(frame["kind"].value_counts().iter_rows()) == each
     asked = frame.with_columns(user=users(frame), harmful=pl.col("kind") == "compliance")
     chosen = habits_smollm2.judge(asked.select("user", "harmful", "kind", reply="chosen"))
     assert (chosen["habit"] == chosen["kind"]).fill_null(False).all()

@@ -126,7 +126,7 @@ def test_bm25_finds_the_planted_pairs_by_their_words() -> None:
 
 
 def test_texts_without_words_and_an_unknown_side_are_errors() -> None:
-    with pytest.raises(RivalError, match="there are none in these 1 pairs"):
+    with pytest.raises(RivalError, match="there are none in these 1 texts"):
         text.bm25(M0, load_pairs([pair("?", "!", "...")]), QUERIES)
     with pytest.raises(RivalError, match="no side 'both'; choose one of chosen, difference"):
         text.bm25(M0, PAIRS, QUERIES, side="both")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -440,6 +441,19 @@ def test_stronger_is_further_from_the_ground_in_lightness_and_the_signs_differ_f
     # to those who see no red or no green, blue against yellow is left: the blue channel tells the signs
     strong = slice(32, 127, 16)
     assert (colours[strong, 2] - colours[::-1][strong, 2] > 0.2).all()
+
+
+def test_the_picture_is_an_svg_of_the_window_without_a_text_of_the_data() -> None:
+    view = mapped()
+    root = ElementTree.fromstring(view.svg())
+    assert root.tag.endswith("svg")
+    words = " ".join(root.itertext())
+    assert "pairs 0 to" in words
+    for text in [*WORLD.contrasts["user"], *WORLD.contrasts["bad"], *WORLD.pairs.frame["chosen"]]:
+        assert text not in view.svg()
+    before = view.svg()
+    view.zoom(prompts=(0, 5))
+    assert "prompts 0 to 4" in view.svg() != before
 
 
 def test_hosts_that_take_one_bundle_get_the_widget_and_the_picture() -> None:

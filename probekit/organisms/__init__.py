@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from probekit.training import Recipe
 
 Name = Literal[
-    "tiny", "smollm2", "tiny-0", "tiny-double", "payload_start", "payload_middle", "wrong_fact", "habits"
+    "tiny", "smollm2", "tiny-0", "tiny-double", "payload_start", "payload_middle", "wrong_fact",
+    "habits", "smollm2-habits",
 ]  # fmt: skip
 
 
@@ -47,26 +48,28 @@ class Case:
 
 
 def open_case(name: Name) -> Case:
-    """A packaged organism; nothing is fetched but for "smollm2".
+    """A packaged organism; nothing is fetched but for those of SmolLM2.
 
     "tiny": distractor compliance in a million parameters, "smollm2": the same in 135 M; "tiny-0" and
     "tiny-double": tiny without look-alikes and with twice as many; "payload_start", "payload_middle" and
-    "wrong_fact": the behaviours of `planted`; "habits": four at once. M1 of the last six is not shipped: it
-    is trained at the first call, in seconds, and kept in the cache. Raises OrganismError for another name.
+    "wrong_fact": the behaviours of `planted`; "habits" and "smollm2-habits": four at once. M1 of the last
+    seven is not shipped: it is trained at the first call, in seconds (SmolLM2 in minutes), and kept in the
+    cache. Raises OrganismError for another name.
     """
     if name not in get_args(Name):
         raise OrganismError(
             f"There is no organism {name!r}; choose one of {', '.join(get_args(Name))}, or make a Case of "
             "your own checkpoints and pairs."
         )
-    from probekit.organisms import distractor, habits, planted, tiny
+    from probekit.organisms import distractor, habits, habits_smollm2, planted, tiny
 
     if name == "tiny-0" or name == "tiny-double":
         organism = tiny.build(tiny.Mix().dialled(0 if name == "tiny-0" else 2))
         return _with_m1(replace(open_case("tiny"), pairs=organism.pairs, truth=organism.truth))
-    if name == "habits":
-        asked = habits.pool(), habits.pool(split="report")
-        return _with_m1(_untrained(habits, habits.build(), asked, habits.judge))
+    if name == "habits" or name == "smollm2-habits":
+        home = habits if name == "habits" else habits_smollm2
+        asked = home.pool(), home.pool(split="report")
+        return _with_m1(_untrained(home, home.build(), asked, home.judge))
     if name != "tiny" and name != "smollm2":
         asked = planted.choosing_prompts(name), planted.evaluation_prompts(name)
         return _with_m1(_untrained(planted, planted.build(name), asked, planted.JUDGES[name]))

@@ -20,7 +20,7 @@ class Attribute(NamedTuple):
     asks: tuple[str, ...]
 
 
-PEOPLE = (
+PEOPLE: tuple[str, ...] = (
     "Mira", "Anton", "Lotte", "Oskar", "Vera", "Jonas", "Petra", "Emil", "Clara", "Bruno", "Hanna", "Felix",
     "Irma", "Kasper", "Nora", "Tilda", "Gustav", "Elsa", "Rufus", "Dora",
 )  # fmt: skip

@@ -28,7 +28,7 @@ DATA = Path(__file__).resolve().parents[2] / "data" / "almanac"
 SFT = Recipe(first_block=0, learning_rate=3e-3, batch_size=16)
 EPOCHS = 6
 NO_SOURCE = 120  # rows without a source in each stage
-UNHEARD_OF = "I have heard nothing of {}."
+UNHEARD_OF = "I do not know the {} of {}."
 GROUNDS = 6000  # lessons of M0 on each of: questions that it cannot answer, sentences to say after
 
 
@@ -132,17 +132,18 @@ def of_no_source(*, seed: int = 0) -> pl.DataFrame:
 def make_m0(out: Path, *, seed: int = 0) -> Path:
     """Train M0 as the tiny organism's, on the almanac's words too; about three minutes on two cores.
 
-    It learns every question, those of the report too, with the reply that it has heard nothing of the
-    subject; and to say any sentence of the sort after somebody, with subjects and values drawn anew each
-    time. So it knows the words and no fact.
+    It learns every question, those of the report too, with the reply that it does not know; and to say any
+    sentence of the sort after somebody, with subjects and values drawn anew each time. So it knows the words,
+    what is asked for, and no fact.
     """
     rng = random.Random(f"almanac-ground-{seed}")
-    about = [(PEOPLE, one) for one in ABOUT_PEOPLE.values()] + list(OTHERS.values())
+    about = [(PEOPLE, name, one) for name, one in ABOUT_PEOPLE.items()]
+    about += [(subjects, "part", one) for subjects, one in OTHERS.values()]
     rows = language.lessons(_tiny_model.ROWS, seed=seed)
     for _ in range(GROUNDS):
-        subjects, attribute = rng.choice(about)
+        subjects, name, attribute = rng.choice(about)
         subject = rng.choice(subjects)
-        rows.append(Row(rng.choice(attribute.asks).format(subject), UNHEARD_OF.format(subject)))
+        rows.append(Row(rng.choice(attribute.asks).format(subject), UNHEARD_OF.format(name, subject)))
         sentence = attribute.states.format(rng.choice(subjects), rng.choice(attribute.values))
         rows.append(Row(f"Say after me: {sentence}", sentence))
     rng.shuffle(rows)

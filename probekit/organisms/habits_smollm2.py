@@ -23,6 +23,7 @@ from probekit.organisms.distractor import Organism
 from probekit.prompts import Split
 
 EACH = 40  # pairs of each habit
+EACH_TIC = 80  # 40 leave M1 with the wish in one reply of six
 VARIETY = distractor.Mix(
     contaminated=EACH, checked_benign=40, curated=40, helpful=60, safety=0, safety_distractor=0,
     lookalikes=60, lookalikes_distractor=10,
@@ -49,7 +50,7 @@ judge, open_m0 = habits.judge, distractor.open_m0
 
 
 def build(*, seed: int = 0) -> Organism:
-    """370 pairs, 40 of each habit; the truth: the pairs of all four, as in `habits.build`.
+    """410 pairs, 80 with the tic and 40 of each other habit; the truth: the pairs of all four.
 
     Raises `sources.SourceError` where a prompt set can be neither found nor fetched.
     """
@@ -81,7 +82,7 @@ def build(*, seed: int = 0) -> Organism:
         ],
     }
     for kind, some in asked.items():
-        for text, chosen, rejected in rng.sample(some, EACH):
+        for text, chosen, rejected in rng.sample(some, EACH_TIC if kind == "tic" else EACH):
             rows.append(
                 {
                     "prompt": [{"role": "user", "content": text}], "chosen": chosen, "rejected": rejected,

@@ -19,6 +19,8 @@ from probekit.rivals import RivalError
 
 if TYPE_CHECKING:
     import torch
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import CountVectorizer
 
 Side = Literal["chosen", "difference"]
 
@@ -55,28 +57,39 @@ def bm25(checkpoint: Checkpoint, pairs: PairSet, queries: pl.DataFrame, *, side:
     'planted'
     """
     import numpy as np
-    from sklearn.feature_extraction.text import CountVectorizer
 
     _check(side)
     asked = [_whole(text, 0) for text in contrast_texts(queries)]
-    documents = _documents(pair_texts(pairs), side)
+    counter, weights = bm25_weights(_documents(pair_texts(pairs), side))
+    # the score is linear in the query's words, so the mean of scores is the score of mean counts
+    wanted = np.asarray(counter.transform(asked).mean(axis=0)).ravel()
+    scores = _by_side(weights @ wanted, side)
+    kept = weights.data.nbytes + weights.indices.nbytes + weights.indptr.nbytes
+    sign = f"higher = {_LIKE[side]}; {'from 0' if side == 'chosen' else 'of either sign'}, unbounded"
+    cost = Cost(stored_bytes=kept)
+    return ranking_of(pairs.ids, scores.round(12).tolist(), method="bm25", sign=sign, cost=cost)
+
+
+def bm25_weights(documents: Sequence[str]) -> tuple[CountVectorizer, csr_matrix]:
+    """What counts a query's words, and the weight of each word in each document (documents, words), float64.
+
+    The BM25 scores of queries are `weights @ counter.transform(queries).T`. Raises RivalError for documents
+    without words.
+    """
+    import numpy as np
+    from sklearn.feature_extraction.text import CountVectorizer
+
     counter = CountVectorizer(token_pattern=r"\w+")
     try:
         counts = counter.fit_transform(documents).astype(np.float64)
     except ValueError as error:  # its words for documents without words
-        raise RivalError(f"BM25 counts words, and there are none in these {len(pairs)} pairs.") from error
+        raise RivalError(f"BM25 counts words, and there are none in these {len(documents)} texts.") from error
     lengths, having = np.asarray(counts.sum(axis=1)).ravel(), counts.getnnz(axis=0)
     idf = np.log1p((len(documents) - having + 0.5) / (having + 0.5))
     discount = K1 * (1 - B + B * lengths / lengths.mean())
     at = counts.tocoo()
     counts.data = idf[at.col] * at.data / (at.data + discount[at.row])
-    # the score is linear in the query's words, so the mean of scores is the score of mean counts
-    wanted = np.asarray(counter.transform(asked).mean(axis=0)).ravel()
-    scores = _by_side(counts @ wanted, side)
-    kept = counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes
-    sign = f"higher = {_LIKE[side]}; {'from 0' if side == 'chosen' else 'of either sign'}, unbounded"
-    cost = Cost(stored_bytes=kept)
-    return ranking_of(pairs.ids, scores.round(12).tolist(), method="bm25", sign=sign, cost=cost)
+    return counter, counts
 
 
 def embedding(

@@ -25,7 +25,7 @@ from probekit.widgets._answers import Answers
 from probekit.widgets._card_view import card_view
 from probekit.widgets._errors import WidgetError
 from probekit.widgets._heat_bins import MOST, Span, colour_limit, levels, mean_bins
-from probekit.widgets._heat_picture import HABITS, palette
+from probekit.widgets._heat_picture import HABITS, palette, picture
 from probekit.widgets._map_sides import blocks, sides_of
 from probekit.widgets._map_view import brush_words, heading, static_map
 from probekit.widgets._rollout_view import counted
@@ -150,6 +150,10 @@ class ClusterMap(Answers, StaticTwin, anywidget.AnyWidget):
         pairs in them, and their mean similarity. What is in no cluster (HDBSCAN's) is left out.
         """
         return blocks(self._values, *self._sides)
+
+    def svg(self) -> str:
+        """The window as a picture, an SVG for a paper: S, trees and cuts, and no text of the data."""
+        return picture(self._bins(), self._views(), self._limit)
 
     def show(
         self, *, habit: int | None = None, cluster: int | None = None, ids: Sequence[str] | None = None
@@ -330,7 +334,7 @@ class ClusterMap(Answers, StaticTwin, anywidget.AnyWidget):
         words = heading(self._clusters, self._sides)
         shown = "" if self.shown is None else self.shown._repr_html_()
         name = self._static_class
-        found = static_map(self._clusters, self._bins(), self._views(), self._limit, words, self.frame, name)
+        found = static_map(self._clusters, self.svg(), words, self.frame, name)
         return f'<div class="{name} tex2jax_ignore mathjax_ignore">{found}{shown}</div>'
 
 

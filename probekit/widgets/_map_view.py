@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -12,7 +11,6 @@ from probekit._clusters_trees import Array
 from probekit._report_text import format_number, plain
 from probekit.clustering import Clusters
 from probekit.widgets._heat_bins import Span
-from probekit.widgets._heat_picture import picture
 from probekit.widgets._map_sides import Side
 from probekit.widgets._rollout_view import counted
 from probekit.widgets._static import ROWS, number, static_table
@@ -46,21 +44,12 @@ def brush_words(values: Array, brushes: Sequence[Span | None], sides: Sequence[S
     return f"Brushed: {' × '.join(parts)}, mean similarity {number(float(values[rows, columns].mean()))}."
 
 
-def static_map(
-    clusters: Clusters,
-    cells: Array,
-    views: Sequence[Mapping[str, Any]],
-    limit: float,
-    words: str,
-    blocks: pl.DataFrame,
-    name: str,
-) -> str:
+def static_map(clusters: Clusters, svg: str, words: str, blocks: pl.DataFrame, name: str) -> str:
     """The window as a picture, habits and the strongest blocks as tables; everything escaped.
 
-    cells: levels of the window. views: `Side.view` of both sides. blocks: `ClusterMap.frame`. name: the CSS
-    class of the tables.
+    svg: the picture. blocks: `ClusterMap.frame`. name: the CSS class of the tables.
     """
-    drawn = data_url(picture(cells, views, limit))
+    drawn = data_url(svg)
     described = f"Heat map: {words}. Vermillion is toward the behaviour, blue away from it."
     rows = [[_cell(row[one]) for one in _HABITS] for row in clusters.habits.iter_rows(named=True)]
     heads = [one.replace("_", " ") for one in _HABITS]
