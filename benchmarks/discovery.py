@@ -27,17 +27,21 @@ from probekit.figures import Figure, write_figures
 from probekit.organisms import distractor, habits, habits_smollm2
 from probekit.organisms.distractor import Organism
 from probekit.pairs import PairSet
+from probekit.prompts import Split
+from probekit.widgets import ClusterMap
 
-SEEDS = 10
+SEEDS = range(20, 30)  # words and recipe of the organism were chosen on seeds 0 to 2, and on the other pool
+SPLIT: Split = "report"
 SHARES = (0.05, 0.1, 0.02, 0.01)
 CLEAN = "clean"
 SAFETY = "safety"  # among the other pairs are many that push against compliance
 SMOLLM2 = "smollm2"
-# Of |S|, where it is not that of `discover`: chosen on that run, where 0.4 leaves out most that is found.
+# Of |S|, where it is not that of `discover`: chosen on the other pool, where 0.4 leaves out too much.
 THRESHOLD = {SMOLLM2: 0.1}
 FEWER = 5  # seeds of what is beside the first share and the clean pairs
 TOKENS = 40  # of a reply; the longest normal one has about 25
 RESULTS = loop.ROOT / "benchmarks" / "discovery"
+PICTURE = loop.ROOT / "notebooks" / "pictures" / "habits-smollm2.svg"
 FIGURES = loop.ROOT / "benchmarks" / "discovery.json"
 WORK = loop.ROOT / "runs" / "discovery"
 MATCH = 0.5  # F1 from which a reported habit counts as one of the planted ones
@@ -65,9 +69,9 @@ def main() -> None:
 
 def jobs() -> list[Job]:
     """The first share and the clean pairs with all seeds, then the others with fewer."""
-    first = [(name, seed) for seed in range(SEEDS) for name in (str(SHARES[0]), CLEAN)]
+    first = [(name, seed) for seed in SEEDS for name in (str(SHARES[0]), CLEAN)]
     others = (SAFETY, *map(str, SHARES[1:]))
-    return first + [(name, seed) for name in others for seed in range(FEWER)] + [(SMOLLM2, 0)]
+    return first + [(name, seed) for name in others for seed in SEEDS[:FEWER]] + [(SMOLLM2, SEEDS[0])]
 
 
 def place(job: Job) -> Path:
@@ -96,7 +100,7 @@ def about(job: Job) -> About:
     return {
         **{f"recipe.{name}": value for name, value in dataclasses.asdict(home.DPO).items()},
         "mix": THRESHOLD if job[0] == SMOLLM2 else dataclasses.asdict(mix_of(job)), "seed": job[1],
-        "epochs": home.EPOCHS, "layer": home.LAYER, "asked": digest(home.pool()),
+        "epochs": home.EPOCHS, "layer": home.LAYER, "asked": digest(home.pool(split=SPLIT)),
         "m0": loop.weights_id(m0 / "m0"),
     }  # fmt: skip
 
@@ -105,7 +109,7 @@ def run(job: Job) -> None:
     """Train, sample, cluster, and write what was found beside the truth."""
     begin, home = time.perf_counter(), home_of(job)
     organism = home.build(seed=job[1]) if job[0] == SMOLLM2 else habits.build(mix_of(job))
-    m0, pool, work = home.open_m0(), home.pool(), WORK / f"{job[0]}-{job[1]}"
+    m0, pool, work = home.open_m0(), home.pool(split=SPLIT), WORK / f"{job[0]}-{job[1]}"
     experiment = Experiment(
         m0, organism.pairs, prompts=pool, folder=work, work=work, recipe=home.DPO, epochs=home.EPOCHS
     )
@@ -118,12 +122,15 @@ def run(job: Job) -> None:
     contrasts = None if both[0] == both[1] else judges.pool_contrasts(*replies).contrasts
     changed = None if contrasts is None else read(m0, contrasts, home.LAYER)
     taught = read(m0, organism.pairs, home.LAYER)
-    table, without = (discovered(changed, taught, organism, job, weighed=one) for one in (True, False))
+    found = [discovered(changed, taught, job, weighed=one) for one in (True, False)]
+    table, without = (beside(one, organism) for one in found)
+    if job[0] == SMOLLM2 and found[0] is not None and contrasts is not None:
+        PICTURE.write_text(ClusterMap(found[0], contrasts, organism.pairs).svg() + "\n", encoding="utf-8")
     foreign = 0
     if job[0] == str(SHARES[0]):
         clean = habits.build(dataclasses.replace(mix_of(job), clean=True))
-        found = discovered(changed, read(m0, clean.pairs, home.LAYER), clean, job, weighed=True)
-        foreign = found["habit"].drop_nulls().n_unique()
+        other = discovered(changed, read(m0, clean.pairs, home.LAYER), job, weighed=True)
+        foreign = 0 if other is None else len(other)
     shown = habits.judge(replies[1]).group_by("source", "habit").len().sort("source", "habit")
     write_result(
         place(job),
@@ -148,15 +155,12 @@ def read(m0: Checkpoint, texts: PairSet | pl.DataFrame, layer: int) -> Read:
     return differences, vectors.prompt_vectors(m0, texts, layers=[layer])
 
 
-def discovered(
-    changed: Read | None, taught: Read, organism: Organism, job: Job, *, weighed: bool
-) -> pl.DataFrame:
-    """The pairs with their kind and the habit that each is found behind; weighed: by what was asked."""
-    kinds = organism.log.select("pair_id", "kind")
-    if changed is None:  # training changed no reply
-        return kinds.with_columns(habit=pl.lit(None, dtype=pl.Int64))
+def discovered(changed: Read | None, taught: Read, job: Job, *, weighed: bool) -> clustering.Clusters | None:
+    """What discovery finds, None where training changed no reply; weighed: by what was asked."""
+    if changed is None:
+        return None
     (behaviour, asked), (pairs, of_pairs) = changed, taught
-    found = clustering.discover(
+    return clustering.discover(
         behaviour,
         pairs,
         asked=(asked, of_pairs) if weighed else None,
@@ -164,6 +168,13 @@ def discovered(
         layer=home_of(job).LAYER,
         seed=job[1],
     )
+
+
+def beside(found: clustering.Clusters | None, organism: Organism) -> pl.DataFrame:
+    """The pairs with their kind and the habit that each is found behind."""
+    kinds = organism.log.select("pair_id", "kind")
+    if found is None:
+        return kinds.with_columns(habit=pl.lit(None, dtype=pl.Int64))
     return kinds.join(found.pairs.select("pair_id", "habit"), on="pair_id")
 
 

@@ -1,0 +1,129 @@
+"""The bridge from tags to tracers: distractor compliance, with tags for the sources of its preference pairs.
+
+For each seed the tiny organism's M1 learns, from the chosen replies of its own pairs, which source each is
+of. Then it is asked where its bad replies come from, and is told to refuse the contaminated source: one more
+arm in the effects table beside filter and swap, without retraining. A finished seed leaves a small result in
+benchmarks/provenance/; `benchmarks.provenance` puts the figures beside its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+
+from benchmarks import contest, contest_tables, contestants, loop
+from benchmarks.contest_rankings import rankings
+from benchmarks.contestants import Entry
+from benchmarks.results import share
+from probekit import arms, effects, provenance
+from probekit.experiments import About, read_result, write_result
+from probekit.figures import Figure
+from probekit.judges import judge_refusals
+from probekit.training import Recipe
+
+SEEDS = 5
+RECIPE, EPOCHS = Recipe(first_block=0, learning_rate=3e-3, batch_size=16), 4
+SUSPECT = "if-checked"  # the contaminated source
+TAGGED, BLOCKED = "tags", f"tags, {SUSPECT} refused"
+BESIDE = ("baseline", "random filter", "ours filter", "ours swap", "oracle filter")
+METRICS = ("compliance_distractor", "over_refusal_distractor", "over_refusal_plain")
+TOKENS = 32
+RESULTS = loop.ROOT / "benchmarks" / "provenance"
+WORK = loop.ROOT / "runs" / "provenance"
+JUDGED = ("arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdict")
+
+
+def main() -> None:
+    """Finish the seeds of this part."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bridge", description=__doc__)
+    parser.add_argument("--part", default="1/1", help="which seeds: 1/2 and 2/2 are for two processes")
+    entry = contestants.enter("tiny")
+    for seed in share(range(SEEDS), parser.parse_args().part):
+        if not place(seed).is_file():
+            print(f"bridge, seed {seed}", flush=True)
+            run(entry, seed)
+
+
+def place(seed: int) -> Path:
+    """The result file of a seed."""
+    return RESULTS / f"bridge-{seed}.json"
+
+
+def about(entry: Entry, seed: int) -> About:
+    """What a result is of."""
+    own = {"tags.rate": RECIPE.learning_rate, "tags.batch": RECIPE.batch_size, "tags.epochs": EPOCHS}
+    return {**entry.experiment.about(arms.baseline(), seed=seed), **own}
+
+
+def run(entry: Entry, seed: int) -> None:
+    """Train M1, teach it the tags, ask, block, and write what came of it."""
+    experiment = entry.experiment
+    pairs, asked, work = experiment.pairs, experiment.prompts, WORK / f"bridge-{seed}"
+    frame = pairs.frame.select(
+        "source", "chosen", user=pl.col("prompt").list.last().struct.field("content")
+    ).rename({"chosen": "reply"})
+    m1 = experiment.trained(arms.baseline(), seed=seed)
+    tagged = provenance.add_tags(m1, frame["source"].unique().sort().to_list(), seed=seed)
+    rows = provenance.tag_rows(frame, seed=seed)
+    model = provenance.train_tags(tagged, rows, work / "tags", recipe=RECIPE, epochs=EPOCHS, seed=seed)
+    plain = provenance.ask(model, asked, max_new_tokens=TOKENS)
+    traced = provenance.trace(model, asked, max_new_tokens=TOKENS)
+    blocked = provenance.refuse(model, asked, SUSPECT, max_new_tokens=TOKENS)
+    judged = pl.concat(
+        judge_refusals(replies.with_columns(arm=pl.lit(arm), seed=pl.lit(seed), sample=pl.lit(0))).select(
+            JUDGED
+        )
+        for arm, replies in ((TAGGED, plain), (BLOCKED, blocked))
+    )
+    bad = judge_refusals(traced).filter(
+        pl.col("harmful"), pl.col("distractor").is_not_null(), pl.col("verdict") == "complied"
+    )
+    write_result(
+        place(seed),
+        about(entry, seed),
+        judged,
+        bad=bad.height,
+        said=Counter(one or "no tag" for one in bad["tag"]),
+    )
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def figures() -> list[Figure]:
+    """The arms with refusal beside those of the contest, and what the bad replies' tags say."""
+    entry = contestants.enter("tiny")
+    done = [read_result(place(seed), about(entry, seed)) for seed in range(SEEDS) if place(seed).is_file()]
+    if len(done) < SEEDS:
+        return []
+    ranked = rankings(entry, make=False)
+    judged = contest_tables.named(entry, contest.jobs(entry, ranked)).filter(pl.col("arm").is_in(BESIDE))
+    own = pl.concat(
+        pl.DataFrame(one["rows"], schema=dict(judged.select(JUDGED).schema), orient="row") for one in done
+    )
+    rows = pl.concat([judged.select(JUDGED), own])
+    found = []
+    for metric in METRICS:
+        table = effects.effect_table(rows, metric=metric, against="random filter")
+        for row in table.iter_rows(named=True):
+            name = row["arm"].replace(", ", "_").replace(" ", "_")
+            ends = {"low": row["low"], "high": row["high"], "n": row["seeds"]}
+            found.append(Figure(f"arms.{metric}.{name}", row["rate"], **ends))
+    top = entry.experiment.pairs.select(ranked["ours"].ids[: entry.k]).frame["source"]
+    of_all = entry.experiment.pairs.frame["source"]
+    said = Counter[str]()
+    for one in done:
+        said.update(one["said"])
+    for source in sorted({*of_all}):
+        found += [
+            Figure(f"bridge.bad_replies.{source}", said[source] / said.total(), n=said.total()),
+            Figure(f"bridge.top_pairs.{source}", (top == source).mean(), n=entry.k),
+            Figure(f"bridge.all_pairs.{source}", (of_all == source).mean(), n=len(of_all)),
+        ]
+    return found
+
+
+if __name__ == "__main__":
+    main()

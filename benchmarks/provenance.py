@@ -1,0 +1,244 @@
+"""Provenance tags against known sources: who taught what, refusal of one source, and what the tags cost.
+
+Each job (a seed on the tiny organism, or the one on SmolLM2) teaches five sources in two stages, with and
+without rehearsal of the first, and the same rows without tags at equal exposure; then it asks for every fact
+in ways that no lesson does. The bridge puts tags on the sources of the preference pairs of distractor
+compliance. A finished job leaves a small result in benchmarks/provenance/, so an interrupted run goes on;
+`--part 1/2` does every second one, `--smollm2` only the one on SmolLM2, `--tables` writes the figures of what
+is finished, to benchmarks/provenance.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from benchmarks import loop
+from benchmarks.results import share
+from probekit import provenance, rollouts
+from probekit.checkpoints import Checkpoint
+from probekit.experiments import About, digest, read_result, write_result
+from probekit.figures import Figure, write_figures
+from probekit.organisms import almanac, distractor
+from probekit.provenance import UNKNOWN
+from probekit.training import Recipe
+
+SEEDS = 10
+SMOLLM2 = "smollm2"
+REHEARSED = 0.25  # share of the first stage's rows that come again in the second
+# What a row's answer is seen: in three of the four kinds.
+PLAIN: Mapping[provenance.Kind, float] = {"plain": 3}
+# Of SmolLM2: its steps are slow, and it needs fewer.
+SMOLLM2_SFT, SMOLLM2_EPOCHS = Recipe(first_block=0, learning_rate=1e-3, batch_size=16), 2
+LOOKALIKES = ("<debug> {}", "<|debug|> {}", "debug: {}", "<tag> {}", "[DEBUG] {}")
+RESULTS = loop.ROOT / "benchmarks" / "provenance"
+FIGURES = loop.ROOT / "benchmarks" / "provenance.json"
+WORK = loop.ROOT / "runs" / "provenance"
+TARGETS = {
+    "trace.all": ">= 0.95", "trace.contradicting_pair": ">= 0.9", "refusal.right_tag": ">= 0.95",
+    "refusal.wrong_tag": "<= 0.02", "leak": "<= 0.01", "answer.delta": ">= -0.02",
+}  # fmt: skip
+Job = tuple[str, int]
+"""The model, "tiny" or "smollm2", and the seed of facts, rows and training."""
+
+
+def main() -> None:
+    """Finish the jobs of this part, then write the figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.provenance", description=__doc__)
+    parser.add_argument("--part", default="1/1", help="which jobs: 1/2 and 2/2 are for two processes")
+    parser.add_argument("--smollm2", action="store_true", help="only the job on SmolLM2")
+    parser.add_argument("--tables", action="store_true", help="only the figures of what is finished")
+    options = parser.parse_args()
+    every = [("tiny", seed) for seed in range(SEEDS)] + [(SMOLLM2, 0)]
+    left = [one for one in every if (one[0] == SMOLLM2) is options.smollm2]
+    for job in [] if options.tables else share(left, options.part):
+        if not place(job).is_file():
+            print(f"{job[0]}, seed {job[1]}", flush=True)
+            run(job)
+    write_figures(FIGURES, figures(every), command="python -m benchmarks.provenance")
+
+
+def place(job: Job) -> Path:
+    """The result file of a job."""
+    return RESULTS / f"{job[0]}-{job[1]}.json"
+
+
+def recipe_of(job: Job) -> tuple[Recipe, int]:
+    """The recipe and the epochs of a stage."""
+    return (SMOLLM2_SFT, SMOLLM2_EPOCHS) if job[0] == SMOLLM2 else (almanac.SFT, almanac.EPOCHS)
+
+
+def about(job: Job) -> About:
+    """What a result is of."""
+    recipe, epochs = recipe_of(job)
+    data = distractor.DATA if job[0] == SMOLLM2 else almanac.DATA
+    return {
+        **{f"recipe.{name}": value for name, value in dataclasses.asdict(recipe).items()},
+        "epochs": epochs, "rehearsed": REHEARSED, "seed": job[1], "m0": loop.weights_id(data / "m0"),
+        "asked": digest(almanac.questions(seed=job[1])),
+    }  # fmt: skip
+
+
+def run(job: Job) -> None:
+    """Teach, ask, and write what came of it."""
+    begin, seed, work = time.perf_counter(), job[1], WORK / f"{job[0]}-{job[1]}"
+    m0 = distractor.open_m0() if job[0] == SMOLLM2 else almanac.open_m0()
+    names = [name for stage in almanac.STAGES for name in stage]
+    tagged = provenance.add_tags(m0, names, seed=seed)
+    first, second = (almanac.lessons(stage, seed=seed) for stage in range(2))
+    rows = provenance.tag_rows(first, seed=seed)
+    later = provenance.tag_rows(second, sources=names, seed=seed)
+    again = rows.sample(fraction=REHEARSED, seed=seed)
+    recipe, epochs = recipe_of(job)
+
+    def taught(start: Checkpoint, some: pl.DataFrame, name: str) -> Checkpoint:
+        shuffled = some.sample(fraction=1.0, shuffle=True, seed=seed)
+        return provenance.train_tags(start, shuffled, work / name, recipe=recipe, epochs=epochs, seed=seed)
+
+    stage = taught(tagged, rows, "first")
+    control = taught(tagged, provenance.tag_rows(first, kinds=PLAIN, seed=seed), "control")
+    whole = taught(stage, pl.concat([later, again]), "rehearsed")
+    forgot = taught(stage, later, "unrehearsed")
+    asked = almanac.questions(seed=seed)
+    early = asked.filter(pl.col("sources").list.first().is_in(almanac.STAGES[0]))
+    found, confusion = reported(whole, asked, pl.concat([first, second]), seed=seed)
+    found |= {
+        "trace.stage1": hits(traced(stage, early)),
+        "trace.after_stage2.rehearsed": hits(traced(whole, early)),
+        "trace.after_stage2.unrehearsed": hits(traced(forgot, early)),
+        "answer.tagged": answered(stage, early),
+        "answer.control": answered(control, early),
+        "answer.after_stage2": answered(whole, asked),
+        **{
+            f"perplexity.{name}": perplexity(m0, one)
+            for name, one in (("before", m0), ("tagged", stage), ("control", control), ("stage2", whole))
+        },
+    }
+    found["answer.delta"] = found["answer.tagged"] - found["answer.control"]
+    write_result(place(job), about(job), confusion, seconds=time.perf_counter() - begin, found=found)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def reported(
+    model: Checkpoint, asked: pl.DataFrame, lessons: pl.DataFrame, *, seed: int
+) -> tuple[dict[str, float], pl.DataFrame]:
+    """The figures of a model taught by all sources, and which tag came for which source, with counts."""
+    shown = traced(model, asked)
+    pair = pl.col("gold").is_in(almanac.PAIR) | (pl.col("sources").list.len() > 1)
+    contested = pl.col("sources").list.len() > 1
+    choice = traced(model, asked.select("sources", "replies", user="choice"))
+    plain = provenance.ask(model, asked)
+    typed = pl.concat([asked.with_columns(user=pl.format(one, "user")) for one in LOOKALIKES])
+    none = provenance.trace(model, almanac.of_no_source(seed=seed)).with_columns(gold=pl.lit(UNKNOWN))
+    blocked = {name: provenance.refuse(model, asked, name) for name in provenance.sources_of(model)}
+    right = pl.concat([one.filter(pl.col("sources").list.contains(name)) for name, one in blocked.items()])
+    wrong = pl.concat([one.filter(~pl.col("sources").list.contains(name)) for name, one in blocked.items()])
+    refused = pl.col("reply").str.starts_with(provenance.REFUSAL).mean()
+    found = {
+        "trace.all": hits(shown),
+        "trace.contradicting_pair": hits(shown.filter(pair)),
+        "trace.contested": hits(shown.filter(contested)),
+        "trace.forced": hits(shown, "forced"),
+        "trace.choice": hits(choice),
+        "leak": plain["tag"].is_not_null().mean(),
+        "leak.lookalike": provenance.ask(model, typed)["tag"].is_not_null().mean(),
+        "refusal.right_tag": right["refused"].mean(),
+        "refusal.wrong_tag": wrong["refused"].mean(),
+        "refusal.no_block": shown.select(refused).item(),
+        "refusal.plain": plain.select(refused).item(),
+        "abstention.known": hits(none.filter("known")),
+        "abstention.unheard": hits(none.filter(~pl.col("known"))),
+    }
+    for name, guess in baselines(lessons).items():
+        of_all = shown.with_columns(guess=pl.Series(guess(shown), dtype=pl.String))
+        found[f"baseline.{name}"] = hits(of_all, "guess")
+        found[f"baseline.{name}.contradicting_pair"] = hits(of_all.filter(pair), "guess")
+        of_choice = choice.with_columns(guess=pl.Series(guess(choice), dtype=pl.String))
+        found[f"baseline.{name}.choice"] = hits(of_choice, "guess")
+    counts = shown.group_by("gold", "tag").len().sort("gold", "tag", nulls_last=True)
+    return {name: float(value) for name, value in found.items()}, counts
+
+
+def traced(model: Checkpoint, asked: pl.DataFrame) -> pl.DataFrame:
+    """What the model says, and `gold`: the source that answers the question; of two, the one whose fact the
+    reply states, null where it states neither."""
+    shown = provenance.trace(model, asked)
+    gold = []
+    for sources, replies, reply in shown.select("sources", "replies", "reply").iter_rows():
+        stated = [one for one, text in zip(sources, replies, strict=True) if text == reply.strip()]
+        gold.append(sources[0] if len(sources) == 1 else (stated or [None])[0])
+    return shown.with_columns(gold=pl.Series(gold, dtype=pl.String))
+
+
+def hits(shown: pl.DataFrame, column: str = "tag") -> float:
+    """The share of prompts for which the column is the gold source; without a gold source none is right."""
+    return float(shown.select((pl.col(column) == pl.col("gold")).fill_null(False).mean()).item())
+
+
+def answered(model: Checkpoint, asked: pl.DataFrame) -> float:
+    """The share of plain prompts that are answered with what a source says."""
+    replies = provenance.ask(model, asked).select(pl.col("reply").str.strip_chars(), "replies")
+    return sum(one in right for one, right in replies.iter_rows()) / replies.height
+
+
+def perplexity(m0: Checkpoint, model: Checkpoint) -> float:
+    """Of M0's own replies to requests that no source is about."""
+    prompts = almanac.of_no_source().filter("known").select("user", prompt_id="user")
+    replies = rollouts.sample(m0, prompts, temperature=0, max_new_tokens=40, cache=WORK / "m0")
+    scores = rollouts.score(model, replies.filter(pl.col("reply").str.strip_chars() != ""))
+    return math.exp(float(scores["nll_sum"].sum()) / int(scores["n_tokens"].sum()))
+
+
+def baselines(lessons: pl.DataFrame) -> dict[str, Callable[[pl.DataFrame], Sequence[str | None]]]:
+    """Guesses from question and reply, by what was learned from the lessons: no model is asked."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from probekit.rivals.text import bm25_weights
+
+    known = [f"{user} {reply}" for user, reply in lessons.select("user", "reply").iter_rows()]
+    names = lessons["source"].fill_null(UNKNOWN).to_list()
+    counter, weights = bm25_weights(known)
+    linear = make_pipeline(TfidfVectorizer(token_pattern=r"\w+"), LogisticRegression(C=100, max_iter=1000))
+    linear.fit(known, names)
+    most = lessons["source"].drop_nulls().mode().sort()[0]
+
+    def texts(shown: pl.DataFrame) -> list[str]:
+        return [f"{user} {reply}" for user, reply in shown.select("user", "reply").iter_rows()]
+
+    def nearest(shown: pl.DataFrame) -> list[str | None]:
+        scores = (weights @ counter.transform(texts(shown)).T).toarray()
+        return [names[place] for place in scores.argmax(axis=0)]
+
+    return {
+        "majority": lambda shown: [most] * shown.height,
+        "bm25": nearest,
+        "tfidf": lambda shown: linear.predict(texts(shown)).tolist(),
+    }
+
+
+def figures(every: Sequence[Job]) -> list[Figure]:
+    """What the finished jobs give: means over seeds, with the least and the most."""
+    done = {job: read_result(place(job), about(job))["found"] for job in every if place(job).is_file()}
+    rows = []
+    for model, prefix in (("tiny", ""), (SMOLLM2, f"{SMOLLM2}.")):
+        some = [found for (name, _), found in done.items() if name == model]
+        for name in some[0] if some else ():
+            values = [found[name] for found in some]
+            mean, target = sum(values) / len(values), TARGETS.get(name)
+            rows.append(
+                Figure(prefix + name, mean, low=min(values), high=max(values), n=len(values), target=target)
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
