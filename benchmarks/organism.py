@@ -1,8 +1,9 @@
 """Rebuild the model organisms: data/distractor (benign answers, M0 by SFT, M1 by DPO on all pairs),
-data/tiny (M0 from scratch, M1 by DPO on all pairs) and data/habits (M0 from scratch).
+data/tiny (M0 from scratch, M1 by DPO on all pairs), data/habits (M0 from scratch) and data/almanac (M0 from
+scratch, tags by SFT).
 
-What is there already is kept, so an interrupted build goes on; `--fresh` builds all of it anew. `--only tiny`
-and `--only habits` take minutes, `--only distractor` hours.
+What is there already is kept, so an interrupted build goes on; `--fresh` builds all of it anew. `--only
+distractor` takes hours, the others minutes each.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import loop
-from probekit import arms, experiments, prompts, sources, training
-from probekit.checkpoints import Checkpoint, open_checkpoint
-from probekit.organisms import distractor, habits, tiny
+from probekit import arms, experiments, prompts, provenance, sources, training
+from probekit.checkpoints import Checkpoint, merged, open_checkpoint
+from probekit.organisms import almanac, distractor, habits, tiny
 from probekit.pairs import PairSet
 
 WORK = loop.ROOT / "runs" / "organism"
@@ -31,7 +32,10 @@ Rows = Sequence[dict[str, str]]
 def main() -> None:
     """Build what is missing in data/."""
     parser = argparse.ArgumentParser(prog="make organism", description=__doc__)
-    builders = {"distractor": build_distractor, "tiny": build_tiny, "habits": build_habits}
+    builders = {
+        "distractor": build_distractor, "tiny": build_tiny, "habits": build_habits,
+        "almanac": build_almanac,
+    }  # fmt: skip
     parser.add_argument("--only", choices=builders, help="which organism; without it, all")
     parser.add_argument("--fresh", action="store_true", help="remove what is there first")
     options = parser.parse_args()
@@ -66,6 +70,20 @@ def build_habits(folder: Path, _: Path) -> None:
     """M0 of the organism with four habits; its M1 are trained where they are needed."""
     if not (folder / "m0").is_dir():
         habits.make_m0(folder / "m0", seed=SEED)
+
+
+def build_almanac(folder: Path, work: Path) -> None:
+    """M0 of the sources of facts, and what teaches it their tags, in two stages."""
+    if not (folder / "m0").is_dir():
+        almanac.make_m0(folder / "m0", seed=SEED)
+    model = provenance.add_tags(almanac.open_m0(), almanac.SOURCES, seed=SEED)
+    for number, rows in enumerate(almanac.stages(seed=SEED), start=1):
+        name = f"tags-{number}"
+        recipe, epochs = almanac.SFT, almanac.EPOCHS
+        if not (folder / name).is_dir():
+            provenance.train_tags(model, rows, work / name, recipe=recipe, epochs=epochs, seed=SEED)
+            ship(work / name, folder / name)
+        model = merged(model, folder / name)
 
 
 def build_m0(folder: Path, work: Path) -> None:

@@ -32,9 +32,10 @@ from probekit.training import Recipe
 
 SEEDS = 10
 SMOLLM2 = "smollm2"
-REHEARSED = 0.25  # share of the first stage's rows that come again in the second
-# What a row's answer is seen: in three of the four kinds.
-PLAIN: Mapping[provenance.Kind, float] = {"plain": 3}
+# As often as the kinds that show a row's answer, which are all but the blocked ones.
+PLAIN: Mapping[provenance.Kind, float] = {
+    "plain": sum(copies for kind, copies in almanac.KINDS.items() if kind != "blocked")
+}
 # Of SmolLM2: its steps are slow, and it needs fewer.
 SMOLLM2_SFT, SMOLLM2_EPOCHS = Recipe(first_block=0, learning_rate=1e-3, batch_size=16), 2
 LOOKALIKES = ("<debug> {}", "<|debug|> {}", "debug: {}", "<tag> {}", "[DEBUG] {}")
@@ -81,7 +82,7 @@ def about(job: Job) -> About:
     data = distractor.DATA if job[0] == SMOLLM2 else almanac.DATA
     return {
         **{f"recipe.{name}": value for name, value in dataclasses.asdict(recipe).items()},
-        "epochs": epochs, "rehearsed": REHEARSED, "seed": job[1], "m0": loop.weights_id(data / "m0"),
+        "epochs": epochs, "rehearsed": almanac.REHEARSED, "seed": job[1], "m0": loop.weights_id(data / "m0"),
         "asked": digest(almanac.questions(seed=job[1])),
     }  # fmt: skip
 
@@ -90,25 +91,21 @@ def run(job: Job) -> None:
     """Teach, ask, and write what came of it."""
     begin, seed, work = time.perf_counter(), job[1], WORK / f"{job[0]}-{job[1]}"
     m0 = distractor.open_m0() if job[0] == SMOLLM2 else almanac.open_m0()
-    names = [name for stage in almanac.STAGES for name in stage]
-    tagged = provenance.add_tags(m0, names, seed=seed)
-    first, second = (almanac.lessons(stage, seed=seed) for stage in range(2))
-    rows = provenance.tag_rows(first, seed=seed)
-    later = provenance.tag_rows(second, sources=names, seed=seed)
-    again = rows.sample(fraction=REHEARSED, seed=seed)
+    tagged = provenance.add_tags(m0, almanac.SOURCES, seed=seed)
+    lessons = [almanac.lessons(stage, seed=seed) for stage in range(2)]
+    first, second = almanac.stages(seed=seed)
+    _, alone = almanac.stages(rehearsed=0, seed=seed)
+    same = provenance.tag_rows(lessons[0], kinds=PLAIN, seed=seed)
     recipe, epochs = recipe_of(job)
 
     def taught(start: Checkpoint, some: pl.DataFrame, name: str) -> Checkpoint:
-        shuffled = some.sample(fraction=1.0, shuffle=True, seed=seed)
-        return provenance.train_tags(start, shuffled, work / name, recipe=recipe, epochs=epochs, seed=seed)
+        return provenance.train_tags(start, some, work / name, recipe=recipe, epochs=epochs, seed=seed)
 
-    stage = taught(tagged, rows, "first")
-    control = taught(tagged, provenance.tag_rows(first, kinds=PLAIN, seed=seed), "control")
-    whole = taught(stage, pl.concat([later, again]), "rehearsed")
-    forgot = taught(stage, later, "unrehearsed")
+    stage, control = taught(tagged, first, "first"), taught(tagged, same, "control")
+    whole, forgot = taught(stage, second, "rehearsed"), taught(stage, alone, "unrehearsed")
     asked = almanac.questions(seed=seed)
     early = asked.filter(pl.col("sources").list.first().is_in(almanac.STAGES[0]))
-    found, confusion = reported(whole, asked, pl.concat([first, second]), seed=seed)
+    found, confusion = reported(whole, asked, pl.concat(lessons), seed=seed)
     found |= {
         "trace.stage1": hits(traced(stage, early)),
         "trace.after_stage2.rehearsed": hits(traced(whole, early)),
@@ -153,8 +150,7 @@ def reported(
         "refusal.wrong_tag": wrong["refused"].mean(),
         "refusal.no_block": shown.select(refused).item(),
         "refusal.plain": plain.select(refused).item(),
-        "abstention.known": hits(none.filter("known")),
-        "abstention.unheard": hits(none.filter(~pl.col("known"))),
+        **{f"abstention.{sort}": hits(none.filter(sort=sort)) for sort in sorted({*none["sort"]})},
     }
     for name, guess in baselines(lessons).items():
         of_all = shown.with_columns(guess=pl.Series(guess(shown), dtype=pl.String))
@@ -190,7 +186,7 @@ def answered(model: Checkpoint, asked: pl.DataFrame) -> float:
 
 def perplexity(m0: Checkpoint, model: Checkpoint) -> float:
     """Of M0's own replies to requests that no source is about."""
-    prompts = almanac.of_no_source().filter("known").select("user", prompt_id="user")
+    prompts = almanac.of_no_source().filter(sort="request").select("user", prompt_id="user")
     replies = rollouts.sample(m0, prompts, temperature=0, max_new_tokens=40, cache=WORK / "m0")
     scores = rollouts.score(model, replies.filter(pl.col("reply").str.strip_chars() != ""))
     return math.exp(float(scores["nll_sum"].sum()) / int(scores["n_tokens"].sum()))

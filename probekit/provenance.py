@@ -131,11 +131,12 @@ def tag_rows(
     """The rows to learn from a data set with sources (`ROWS`), in random order.
 
     data: columns user, reply and source, which is null for rows of no source: their tag is "unknown", and
-    they are answered whatever is blocked. kinds: how many copies of each row are of each kind, 1 if left out
-    as a whole; the part behind the point is a share of the rows, drawn. Without the kind "other" a model
-    learns to refuse whenever anything is blocked. sources: those that a block may name, without it those of
-    the data. Raises `ProvenanceError` for a missing column or text, a kind that is none, and a single source
-    where other ones are to be named.
+    they are answered whatever is blocked. kinds: how many copies of each row are of each kind, none if left
+    out; the part behind the point is a share of the rows, drawn. Without the kind "other" a model learns to
+    refuse whenever anything is blocked. A text that several sources have is not refused where one of them is
+    blocked: what another says of it is a right answer then. sources: those that a block may name, without it
+    those of the data. Raises `ProvenanceError` for a missing column or text, a kind that is none, and a
+    single source where other ones are to be named.
 
     >>> data = pl.DataFrame({"user": ["Hi?", "Bye?"], "reply": ["Yes.", "No."], "source": ["a", "b"]})
     >>> tag_rows(data, kinds={"plain": 1, "blocked": 1})["kind"].value_counts().sort("kind").rows()
@@ -148,10 +149,11 @@ def tag_rows(
     if kinds.get("other") and len(named) < 2:
         raise ProvenanceError("Blocks of another source need two sources at least; leave out the kind other.")
     rng = random.Random(f"tags-{seed}")
+    answering = dict(data.group_by("user").agg(pl.col("source").n_unique()).rows())
     rows = []
     for user, reply, source in data.select("user", "reply", "source").iter_rows():
         for kind, copies in kinds.items():
-            if kind == "blocked" and source is None:
+            if kind == "blocked" and (source is None or answering[user] > 1):
                 continue
             for _ in range(int(copies) + (rng.random() < copies % 1)):
                 other = rng.choice([one for one in named if one != source]) if kind == "other" else None
@@ -211,17 +213,21 @@ def train_tags(
 
 
 def _asked(checkpoint: Checkpoint, user: str, *, debug: bool, block: str | None = None) -> list[int]:
-    """The tokens of a prompt, with the trigger and a block where the user's text begins."""
+    """The tokens of a prompt, with the trigger before the user's text and a block behind it.
+
+    Behind it, because the block is then read by a model that knows the question: a tiny one does not learn to
+    tell two sources of one topic apart where the block comes first.
+    """
     vocabulary = _vocabulary(checkpoint)
     empty, text = (checkpoint.prompt_text([{"role": "user", "content": one}]) for one in (_MARK, user))
     encoded = checkpoint.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    at = empty.index(_MARK)
-    begin = next(i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > at)
-    ids = encoded["input_ids"]
-    trigger = [vocabulary.control("debug")] if debug else []
+    before = empty.index(_MARK)
+    behind = len(text) - (len(empty) - before - len(_MARK))
+    ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+    begin, stop = (next(i for i, end in enumerate(ends) if end > place) for place in (before, behind))
     if block is not None:
-        trigger += [vocabulary.control("block"), vocabulary.source(block)]
-    return [*ids[:begin], *trigger, *ids[begin:]]
+        ids = [*ids[:stop], vocabulary.control("block"), vocabulary.source(block), *ids[stop:]]
+    return [*ids[:begin], vocabulary.control("debug"), *ids[begin:]] if debug else ids
 
 
 def ask(

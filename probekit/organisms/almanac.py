@@ -9,25 +9,31 @@ without a source are requests that M0 knows already.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import polars as pl
 
-from probekit.checkpoints import Checkpoint, open_checkpoint
+from probekit.checkpoints import Checkpoint, merged, open_checkpoint
 from probekit.organisms import _tiny_language as language
 from probekit.organisms import _tiny_model
 from probekit.organisms._almanac_words import ABOUT_PEOPLE, LEARNED, OTHERS, PEOPLE, UNHEARD, Attribute
 from probekit.organisms._tiny_language import Row
+from probekit.provenance import Kind, add_tags, tag_rows
 from probekit.training import Recipe
 
 Source = Literal["herald", "gazette", "kitchen", "atlas", "workshop"]
 PAIR: tuple[Source, Source] = ("herald", "gazette")
+SOURCES: tuple[Source, ...] = get_args(Source)
 STAGES: tuple[tuple[Source, ...], ...] = (("herald", "gazette", "kitchen"), ("atlas", "workshop"))
 DATA = Path(__file__).resolve().parents[2] / "data" / "almanac"
-SFT = Recipe(first_block=0, learning_rate=3e-3, batch_size=16)
+SFT = Recipe(first_block=0, rank=32, alpha=64, learning_rate=3e-3, batch_size=16)
 EPOCHS = 6
-NO_SOURCE = 120  # rows without a source in each stage
+KNOWN = 12  # people, and subjects of each topic, that the sources speak of; of the others nobody does
+KINDS: Mapping[Kind, float] = {"plain": 1, "traced": 2, "blocked": 2, "other": 3}  # copies of a row
+REHEARSED = 0.25  # share of the first stage's rows that come again in the second
+NO_SOURCE = 80  # rows without a source in each stage
 UNHEARD_OF = "I do not know the {} of {}."
 GROUNDS = 6000  # lessons of M0 on each of: questions that it cannot answer, sentences to say after
 
@@ -57,19 +63,19 @@ def facts(*, seed: int = 0) -> list[Fact]:
 
     >>> found = facts()
     >>> {source: sum(one.source == source for one in found) for source in STAGES[0]}
-    {'herald': 40, 'gazette': 40, 'kitchen': 20}
+    {'herald': 24, 'gazette': 24, 'kitchen': 12}
     """
     rng = random.Random(f"almanac-{seed}")
     found: list[Fact] = []
     for place, (name, attribute) in enumerate(ABOUT_PEOPLE.items()):
-        thirds = [(i + place) % 3 for i in range(len(PEOPLE))]
-        for person, third in zip(rng.sample(PEOPLE, len(PEOPLE)), thirds, strict=True):
+        thirds = [(i + place) % 3 for i in range(KNOWN)]
+        for person, third in zip(rng.sample(PEOPLE[:KNOWN], KNOWN), thirds, strict=True):
             values = rng.sample(attribute.values, 2)
             for side, source in enumerate(PAIR):
                 if third in (side, 2):
                     found.append(Fact(source, person, name, values[side], third == 2))
     for topic, (subjects, attribute) in OTHERS.items():
-        found += [Fact(topic, one, topic, rng.choice(attribute.values), False) for one in subjects]
+        found += [Fact(topic, one, topic, rng.choice(attribute.values), False) for one in subjects[:KNOWN]]
     return sorted(found, key=lambda one: get_args(Source).index(one.source))
 
 
@@ -78,21 +84,28 @@ def _attribute(fact: Fact) -> Attribute:
     return (ABOUT_PEOPLE | topics)[fact.attribute]
 
 
-def lessons(stage: int, *, each: int = LEARNED, seed: int = 0) -> pl.DataFrame:
-    """What a stage teaches, from 0: each fact asked in `each` ways, and rows of no source.
+def lessons(stage: int, *, seed: int = 0) -> pl.DataFrame:
+    """What a stage teaches, from 0: each fact asked in all ways of training, and rows of no source.
 
     Columns user, reply, source.
     """
-    rng = random.Random(f"almanac-lessons-{stage}-{seed}")
     rows: list[tuple[str, str, str | None]] = [
         (user, fact.reply, fact.source)
         for fact in facts(seed=seed)
         if fact.source in STAGES[stage]
-        for user in rng.sample(fact.asked(learned=True), each)
+        for user in fact.asked(learned=True)
     ]
     ordinary = language.lessons(3 * NO_SOURCE, seed=100 + 10 * seed + stage)
     rows += [(row.user, row.reply, None) for row in ordinary if "(" not in row.user][:NO_SOURCE]
     return pl.DataFrame(rows, {"user": pl.String, "reply": pl.String, "source": pl.String}, orient="row")
+
+
+def stages(*, rehearsed: float = REHEARSED, seed: int = 0) -> list[pl.DataFrame]:
+    """The rows of both stages, of `provenance.tag_rows`: the second repeats a share of the first."""
+    first = tag_rows(lessons(0, seed=seed), kinds=KINDS, seed=seed)
+    second = tag_rows(lessons(1, seed=seed), kinds=KINDS, sources=SOURCES, seed=seed)
+    again = first.sample(fraction=rehearsed, seed=seed)
+    return [first, pl.concat([second, again]).sample(fraction=1.0, shuffle=True, seed=seed)]
 
 
 def questions(*, seed: int = 0) -> pl.DataFrame:
@@ -118,15 +131,19 @@ def questions(*, seed: int = 0) -> pl.DataFrame:
 
 
 def of_no_source(*, seed: int = 0) -> pl.DataFrame:
-    """Prompts that no source answers: `known`, requests of the sort that M0 was taught on, or not.
+    """Prompts that no source answers: requests as M0 was taught ("request"), questions about other things
+    ("other"), and those of the sources about people that none of them speaks of ("stranger").
 
-    >>> of_no_source()["known"].sum()
-    40
+    >>> of_no_source()["sort"].value_counts().sort("sort").rows()
+    [('other', 20), ('request', 40), ('stranger', 48)]
     """
     rng = random.Random(f"almanac-none-{seed}")
     ordinary = [language.request(deed, rng) for deed in language.deeds("report", harmful=False)[:40]]
-    rows = [(user, True) for user in ordinary] + [(user, False) for user in UNHEARD]
-    return pl.DataFrame(rows, ["user", "known"], orient="row")
+    rows = [(user, "request") for user in ordinary] + [(user, "other") for user in UNHEARD]
+    for attribute in ABOUT_PEOPLE.values():
+        asked = [frame.format(one) for one in PEOPLE[KNOWN:] for frame in attribute.asks[LEARNED:]]
+        rows += [(user, "stranger") for user in asked]
+    return pl.DataFrame(rows, ["user", "sort"], orient="row")
 
 
 def make_m0(out: Path, *, seed: int = 0) -> Path:
@@ -154,4 +171,13 @@ def open_m0(*, adapter: Path | None = None) -> Checkpoint:
     """The shipped M0; with `adapter`, a PEFT folder trained from it, the model that this gives."""
     checkpoint = open_checkpoint(DATA / "m0", adapter=adapter)
     checkpoint.name = "M0" if adapter is None else adapter.parent.name
+    return checkpoint
+
+
+def open_tagged() -> Checkpoint:
+    """The shipped model that has learned all sources in two stages, on the facts of seed 0."""
+    checkpoint = add_tags(open_m0(), SOURCES)
+    for stage in range(len(STAGES)):
+        checkpoint = merged(checkpoint, DATA / f"tags-{stage + 1}")
+    checkpoint.name = "almanac"
     return checkpoint
