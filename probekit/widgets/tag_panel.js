@@ -39,7 +39,7 @@ function makePrompt(setup, ask) {
   const hidden = setup.prompts.length === 0;
   const element = make(
     "div",
-    { role: "search", "aria-label": "Ask the model" },
+    { role: "group", "aria-label": "Ask the model" },
     make("label", { class: "suggested", hidden }, "Suggested prompts ", suggested),
     make("div", { class: "line" }, make("label", { class: "prompt" }, "Prompt", text), button),
   );
@@ -82,7 +82,7 @@ function makeBar([name, share, words, named]) {
   fill.style.width = `${100 * share}%`;
   bar.append(fill);
   const head = make("th", { scope: "row" }, make("bdi", {}, name));
-  const cells = [make("td", { class: "wide" }, bar), make("td", { class: "share" }, words)];
+  const cells = [make("td", {}, bar), make("td", { class: "share" }, words)];
   return make("tr", { class: named ? "named" : null }, head, ...cells);
 }
 

@@ -1,4 +1,4 @@
-"""The view of TagPanel in a real Chromium, alone on a page, with its real Python side and a model behind it."""
+"""The view of TagPanel in a real Chromium, alone on a page, with its real Python side and a model behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ const names = () => all(".reply .name").map((one) => one.textContent);
 const replies = () => all(".reply .text").map((one) => one.textContent);
 const chips = () => all(".chip").map((one) => one.textContent);
 const bars = () => all("[role=meter]").map((one) => [
-  one.getAttribute("aria-label"), one.getAttribute("aria-valuetext"), Number(one.getAttribute("aria-valuenow")),
+  one.getAttribute("aria-label"), one.getAttribute("aria-valuetext"),
+  Number(one.getAttribute("aria-valuenow")),
   one.firstElementChild.getBoundingClientRect().width / one.clientWidth,
 ]);
 const press = async (model, element, key, more = {}) => {
@@ -56,7 +57,9 @@ def test_a_prompt_is_typed_its_reply_tag_and_bars_come_and_a_blocked_source_is_r
     box().value = {BREAD!r};
     button().click();
     await model.settled();
-    Object.assign(seen, {{ names: names(), replies: replies(), chips: chips(), bars: bars(), said: status() }});
+    Object.assign(seen, {{ names: names(), replies: replies(), chips: chips(), bars: bars() }});
+    seen.said = status();
+    seen.high = Math.max(...all("tbody tr").map((row) => row.offsetHeight));
     seen.asked = find("[aria-label=Prompt]").textContent;
     seen.caption = find("caption").textContent;
     seen.shares = all(".share").map((one) => one.textContent);
@@ -91,6 +94,7 @@ def test_a_prompt_is_typed_its_reply_tag_and_bars_come_and_a_blocked_source_is_r
         assert now == pytest.approx(odds[name], abs=1e-4)
         assert wide == pytest.approx(odds[name], abs=0.02)
     assert seen["shares"] == [words for _, words, *_ in seen["bars"]]
+    assert seen["high"] < 30, "a name is one line"
     assert seen["caption"].startswith("If it had to name one source: crowd (9")
     refused = "Tagged crowd. With crowd blocked it refused."
     assert seen["blocked"] == ["Reply with crowd blocked", REFUSAL, ["tag: crowd", "refused"], refused]
@@ -111,7 +115,8 @@ def test_everything_works_with_the_keyboard_and_has_a_name() -> None:
     const {{ model }} = await open(host);
     let outside = 0;
     document.addEventListener("keydown", () => {{ outside += 1; }});
-    const stops = () => all("button, input, select, textarea, [tabindex='0']").filter((e) => e.tabIndex === 0);
+    const stop = "button, input, select, textarea, [tabindex='0']";
+    const stops = () => all(stop).filter((one) => one.tabIndex === 0);
     const named = (e) => (e.getAttribute("aria-label") ?? (e.labels?.[0] ?? e).textContent).trim() !== "";
     box().focus();
     const seen = {{ outline: getComputedStyle(box()).outlineStyle }};
