@@ -10,5 +10,14 @@ from probekit.widgets._layer_sweep import LayerSweep
 from probekit.widgets._pair_browser import PairBrowser
 from probekit.widgets._retrain_panel import RetrainPanel
 from probekit.widgets._rollout_reviewer import RolloutReviewer
+from probekit.widgets._tag_panel import TagPanel
 
-__all__ = ["ClusterMap", "LayerSweep", "PairBrowser", "RetrainPanel", "RolloutReviewer", "WidgetError"]
+__all__ = [
+    "ClusterMap",
+    "LayerSweep",
+    "PairBrowser",
+    "RetrainPanel",
+    "RolloutReviewer",
+    "TagPanel",
+    "WidgetError",
+]
