@@ -128,15 +128,20 @@ def reported(
 ) -> tuple[dict[str, float], pl.DataFrame]:
     """The figures of a model taught by all sources, and which tag came for which source, with counts."""
     shown = traced(model, asked)
-    pair = pl.col("gold").is_in(almanac.PAIR) | (pl.col("sources").list.len() > 1)
+    pair = pl.col("sources").list.first().is_in(almanac.PAIR)
     contested = pl.col("sources").list.len() > 1
     choice = traced(model, asked.select("sources", "replies", user="choice"))
     plain = provenance.ask(model, asked)
     typed = pl.concat([asked.with_columns(user=pl.format(one, "user")) for one in LOOKALIKES])
     none = provenance.trace(model, almanac.of_no_source(seed=seed)).with_columns(gold=pl.lit(UNKNOWN))
     blocked = {name: provenance.refuse(model, asked, name) for name in provenance.sources_of(model)}
-    right = pl.concat([one.filter(pl.col("sources").list.contains(name)) for name, one in blocked.items()])
-    wrong = pl.concat([one.filter(~pl.col("sources").list.contains(name)) for name, one in blocked.items()])
+    own = {name: pl.col("sources").list.contains(name) for name in blocked}
+    right = pl.concat([one.filter(own[name], ~contested) for name, one in blocked.items()])
+    wrong = pl.concat([one.filter(~own[name]) for name, one in blocked.items()])
+    of_pair = pl.concat(
+        [one.filter(~own[name], pair) for name, one in blocked.items() if name in almanac.PAIR]
+    )
+    both = [(name, one.filter(own[name], contested)) for name, one in blocked.items() if name in almanac.PAIR]
     refused = pl.col("reply").str.starts_with(provenance.REFUSAL).mean()
     found = {
         "trace.all": hits(shown),
@@ -148,6 +153,8 @@ def reported(
         "leak.lookalike": provenance.ask(model, typed)["tag"].is_not_null().mean(),
         "refusal.right_tag": right["refused"].mean(),
         "refusal.wrong_tag": wrong["refused"].mean(),
+        "refusal.wrong_tag.contradicting_pair": of_pair["refused"].mean(),
+        "refusal.contested.other_fact": sum(map(other_fact, both)) / 2,
         "refusal.no_block": shown.select(refused).item(),
         "refusal.plain": plain.select(refused).item(),
         **{f"abstention.{sort}": hits(none.filter(sort=sort)) for sort in sorted({*none["sort"]})},
@@ -171,6 +178,16 @@ def traced(model: Checkpoint, asked: pl.DataFrame) -> pl.DataFrame:
         stated = [one for one, text in zip(sources, replies, strict=True) if text == reply.strip()]
         gold.append(sources[0] if len(sources) == 1 else (stated or [None])[0])
     return shown.with_columns(gold=pl.Series(gold, dtype=pl.String))
+
+
+def other_fact(blocked: tuple[str, pl.DataFrame]) -> float:
+    """Share of contested questions where, one source being blocked, the reply states the other one's fact."""
+    name, replies = blocked
+    right = [
+        reply.strip() == next(text for one, text in zip(sources, texts, strict=True) if one != name)
+        for sources, texts, reply in replies.select("sources", "replies", "reply").iter_rows()
+    ]
+    return sum(right) / len(right)
 
 
 def hits(shown: pl.DataFrame, column: str = "tag") -> float:

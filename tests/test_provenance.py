@@ -109,6 +109,16 @@ def test_no_text_becomes_a_trigger(text: str) -> None:
     assert [one for one in asked if one < first] == ids
 
 
+def test_a_block_stands_behind_the_users_text() -> None:
+    checkpoint = tagged()
+    first = checkpoint.hf.config.provenance["first"]
+    for user in ("Hi there, user", "a", ""):
+        asked = provenance._asked(checkpoint, user, debug=True, block="crowd")
+        trigger, at = asked.index(first), asked.index(first + 2)
+        assert asked[at + 1] == first + 4
+        assert checkpoint.tokenizer.decode(asked[trigger + 1 : at]) == user
+
+
 def test_the_trigger_stands_where_the_users_text_begins() -> None:
     checkpoint = tagged()
     asked = provenance._asked(checkpoint, "Hi there, user", debug=True)
@@ -143,6 +153,16 @@ def test_kinds_come_as_often_as_asked() -> None:
     assert 40 < counts["traced"] < 110
     assert rows.equals(tag_rows(data, kinds={"plain": 2, "traced": 0.25}, seed=3))
     assert not rows.equals(tag_rows(data, kinds={"plain": 2, "traced": 0.25}, seed=4))
+
+
+def test_what_several_sources_answer_is_not_refused_for_one_of_them() -> None:
+    data = pl.concat(
+        [DATA, pl.DataFrame([("How old is Anton?", "Seven.", "crowd")], DATA.schema, orient="row")]
+    )
+    rows = tag_rows(data, kinds={"blocked": 1, "other": 1})
+    assert rows.filter(kind="blocked")["user"].to_list() == ["How tall is Mira?"]
+    both = rows.filter(pl.col("user") == "How old is Anton?", pl.col("kind") == "other")
+    assert set(both.select("reply", "named").rows()) == {("Six.", "crowd"), ("Seven.", "forum")}
 
 
 def test_a_later_stage_may_block_the_sources_of_an_earlier_one() -> None:

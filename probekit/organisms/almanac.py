@@ -67,9 +67,10 @@ def facts(*, seed: int = 0) -> list[Fact]:
     """
     rng = random.Random(f"almanac-{seed}")
     found: list[Fact] = []
+    people = rng.sample(PEOPLE[:KNOWN], KNOWN)
     for place, (name, attribute) in enumerate(ABOUT_PEOPLE.items()):
         thirds = [(i + place) % 3 for i in range(KNOWN)]
-        for person, third in zip(rng.sample(PEOPLE[:KNOWN], KNOWN), thirds, strict=True):
+        for person, third in zip(people, thirds, strict=True):
             values = rng.sample(attribute.values, 2)
             for side, source in enumerate(PAIR):
                 if third in (side, 2):
