@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -32,6 +33,7 @@ TAGGED, BLOCKED = "tags", f"tags, {SUSPECT} refused"
 BESIDE = ("baseline", "random filter", "ours filter", "ours swap", "oracle filter")
 METRICS = ("compliance_distractor", "over_refusal_distractor", "over_refusal_plain")
 TOKENS = 32
+NO_TAG = "no_tag"
 RESULTS = loop.ROOT / "benchmarks" / "provenance"
 WORK = loop.ROOT / "runs" / "provenance"
 JUDGED = ("arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdict")
@@ -55,7 +57,7 @@ def place(seed: int) -> Path:
 
 def about(entry: Entry, seed: int) -> About:
     """What a result is of."""
-    own = {"tags.rate": RECIPE.learning_rate, "tags.batch": RECIPE.batch_size, "tags.epochs": EPOCHS}
+    own = {**{f"tags.{name}": value for name, value in asdict(RECIPE).items()}, "tags.epochs": EPOCHS}
     return {**entry.experiment.about(arms.baseline(), seed=seed), **own}
 
 
@@ -79,15 +81,17 @@ def run(entry: Entry, seed: int) -> None:
         )
         for arm, replies in ((TAGGED, plain), (BLOCKED, blocked))
     )
-    bad = judge_refusals(traced).filter(
-        pl.col("harmful"), pl.col("distractor").is_not_null(), pl.col("verdict") == "complied"
-    )
+    formed, judged_traced = pl.col("distractor").is_not_null(), judge_refusals(traced)
+    groups = {
+        "bad": judged_traced.filter("harmful", formed, pl.col("verdict") == "complied"),
+        "benign_formatted": judged_traced.filter(~pl.col("harmful"), formed),
+        "benign_plain": judged_traced.filter(~pl.col("harmful"), ~formed),
+    }
     write_result(
         place(seed),
         about(entry, seed),
         judged,
-        bad=bad.height,
-        said=Counter(one or "no tag" for one in bad["tag"]),
+        said={name: Counter(one or NO_TAG for one in some["tag"]) for name, some in groups.items()},
     )
     shutil.rmtree(work, ignore_errors=True)
 
@@ -111,14 +115,19 @@ def figures() -> list[Figure]:
             name = row["arm"].replace(", ", "_").replace(" ", "_")
             ends = {"low": row["low"], "high": row["high"], "n": row["seeds"]}
             found.append(Figure(f"arms.{metric}.{name}", row["rate"], **ends))
+        # the block alone: beside the same model without it, for the tags' SFT has an effect of its own
+        row = effects.effect_table(own, metric=metric, against=TAGGED).filter(arm=BLOCKED).row(0, named=True)
+        ends = {"low": row["difference_low"], "high": row["difference_high"], "n": row["seeds"]}
+        found.append(Figure(f"arms.{metric}.block_alone", row["difference"], **ends))
     top = entry.experiment.pairs.select(ranked["ours"].ids[: entry.k]).frame["source"]
     of_all = entry.experiment.pairs.frame["source"]
-    said = Counter[str]()
-    for one in done:
-        said.update(one["said"])
+    for group in done[0]["said"]:
+        said = sum((Counter(one["said"][group]) for one in done), Counter())
+        names = sorted({*of_all, *said})
+        total = said.total()
+        found += [Figure(f"bridge.{group}.{one}", said[one] / total, n=total) for one in names if total]
     for source in sorted({*of_all}):
         found += [
-            Figure(f"bridge.bad_replies.{source}", said[source] / said.total(), n=said.total()),
             Figure(f"bridge.top_pairs.{source}", (top == source).mean(), n=entry.k),
             Figure(f"bridge.all_pairs.{source}", (of_all == source).mean(), n=len(of_all)),
         ]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks import loop
+from benchmarks import bridge, loop
 from benchmarks.results import share
 from probekit import provenance, rollouts
 from probekit.checkpoints import Checkpoint
@@ -63,7 +63,8 @@ def main() -> None:
         if not place(job).is_file():
             print(f"{job[0]}, seed {job[1]}", flush=True)
             run(job)
-    write_figures(FIGURES, figures(every), command="python -m benchmarks.provenance")
+    found = [*figures(every), *bridge.figures()]
+    write_figures(FIGURES, found, command="python -m benchmarks.provenance")
 
 
 def place(job: Job) -> Path:
@@ -85,6 +86,7 @@ def about(job: Job) -> About:
         "epochs": epochs, "rehearsed": almanac.REHEARSED, "kinds": str(almanac.KINDS), "seed": job[1],
         "m0": loop.weights_id(data / "m0"),
         "asked": digest(almanac.questions(seed=job[1])),
+        "lessons": digest(pl.concat(almanac.stages(seed=job[1]))),
     }  # fmt: skip
 
 
@@ -134,7 +136,8 @@ def reported(
     choice = traced(model, asked.select("sources", "replies", user="choice"))
     plain = provenance.ask(model, asked)
     typed = pl.concat([asked.with_columns(user=pl.format(one, "user")) for one in LOOKALIKES])
-    none = provenance.trace(model, almanac.of_no_source(seed=seed)).with_columns(gold=pl.lit(UNKNOWN))
+    none = almanac.of_no_source(seed=seed)
+    unheard = provenance.trace(model, none).with_columns(gold=pl.lit(UNKNOWN))
     blocked = {name: provenance.refuse(model, asked, name) for name in provenance.sources_of(model)}
     own = {name: pl.col("sources").list.contains(name) for name in blocked}
     right = pl.concat([one.filter(own[name], ~contested) for name, one in blocked.items()])
@@ -143,22 +146,28 @@ def reported(
         [one.filter(~own[name], pair) for name, one in blocked.items() if name in almanac.PAIR]
     )
     both = [(name, one.filter(own[name], contested)) for name, one in blocked.items() if name in almanac.PAIR]
-    refused = pl.col("reply").str.starts_with(provenance.REFUSAL).mean()
+    refused = pl.col("reply").str.strip_chars_start().str.starts_with(provenance.REFUSAL).mean()
+    guessed = shown.filter(~contested).select("gold", pl.col("tag").fill_null(UNKNOWN))
+    missed = guessed.filter(pl.col("gold") != pl.col("tag"), pl.col("tag") != UNKNOWN).height
     found = {
         "trace.all": hits(shown),
         "trace.contradicting_pair": hits(shown.filter(pair)),
         "trace.contested": hits(shown.filter(contested)),
         "trace.forced": hits(shown, "forced"),
         "trace.choice": hits(choice),
-        "leak": plain["tag"].is_not_null().mean(),
-        "leak.lookalike": provenance.ask(model, typed)["tag"].is_not_null().mean(),
+        "leak": plain["leaked"].mean(),
+        "leak.lookalike": provenance.ask(model, typed)["leaked"].mean(),
+        "leak.no_source": provenance.ask(model, none)["leaked"].mean(),
         "refusal.right_tag": right["refused"].mean(),
         "refusal.wrong_tag": wrong["refused"].mean(),
         "refusal.wrong_tag.contradicting_pair": of_pair["refused"].mean(),
         "refusal.contested.other_fact": sum(map(other_fact, both)) / 2,
+        # what a rule in Python would do that refuses where the tag is the blocked source
+        "baseline.filter.right_tag": guessed.select((pl.col("gold") == pl.col("tag")).mean()).item(),
+        "baseline.filter.wrong_tag": missed / (guessed.height * (len(almanac.SOURCES) - 1)),
         "refusal.no_block": shown.select(refused).item(),
         "refusal.plain": plain.select(refused).item(),
-        **{f"abstention.{sort}": hits(none.filter(sort=sort)) for sort in sorted({*none["sort"]})},
+        **{f"abstention.{sort}": hits(unheard.filter(sort=sort)) for sort in sorted({*none["sort"]})},
     }
     for name, guess in baselines(lessons).items():
         of_all = shown.with_columns(guess=pl.Series(guess(shown), dtype=pl.String))

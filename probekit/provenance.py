@@ -18,7 +18,7 @@ import polars as pl
 
 from probekit.checkpoints import Checkpoint, merged
 from probekit.packing import TOKEN_BUDGET, groups
-from probekit.rollouts import continued
+from probekit.rollouts import check_users, continued
 from probekit.training import Recipe, Tokens, train_sft
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def add_tags(checkpoint: Checkpoint, sources: Sequence[str], *, seed: int = 0) -
         )
     hf = copy.deepcopy(checkpoint.hf)
     old = hf.get_input_embeddings().weight.shape[0]
-    found = _Vocabulary(old, tuple(sources))
+    found = _Vocabulary(max(old, len(checkpoint.tokenizer)), tuple(sources))
     hf.resize_token_embeddings(found.all.stop, mean_resizing=False)
     draw = torch.Generator().manual_seed(seed)
     ends = [hf.get_input_embeddings().weight]
@@ -102,9 +102,9 @@ def add_tags(checkpoint: Checkpoint, sources: Sequence[str], *, seed: int = 0) -
     for end in ends:
         with torch.no_grad():
             known = end[:old].float()
-            noise = torch.randn(len(found.all), known.shape[1], generator=draw).to(end.device)
+            noise = torch.randn(len(end) - old, known.shape[1], generator=draw).to(end.device)
             end[old:] = (known.mean(dim=0) + noise * known.std(dim=0)).to(end.dtype)
-    hf.config.provenance = {"first": old, "sources": list(sources)}
+    hf.config.provenance = {"first": found.first, "sources": list(sources)}
     return Checkpoint(checkpoint.name, hf.eval().requires_grad_(False), checkpoint.tokenizer)
 
 
@@ -145,11 +145,13 @@ def tag_rows(
     _check_rows(data)
     if unknown := sorted({*kinds} - {*get_args(Kind)}):
         raise ProvenanceError(f"There is no kind {unknown[0]!r} of rows, only {', '.join(get_args(Kind))}.")
+    if fewer := [kind for kind, copies in kinds.items() if not copies >= 0]:
+        raise ProvenanceError(f"There are {kinds[fewer[0]]} copies of the kind {fewer[0]!r}; give 0 or more.")
     named = list(sources) if sources is not None else data["source"].drop_nulls().unique().sort().to_list()
     if kinds.get("other") and len(named) < 2:
         raise ProvenanceError("Blocks of another source need two sources at least; leave out the kind other.")
     rng = random.Random(f"tags-{seed}")
-    answering = dict(data.group_by("user").agg(pl.col("source").n_unique()).rows())
+    answering = dict(data.group_by("user").agg(pl.col("source").drop_nulls().n_unique()).rows())
     rows = []
     for user, reply, source in data.select("user", "reply", "source").iter_rows():
         for kind, copies in kinds.items():
@@ -164,9 +166,13 @@ def tag_rows(
 
 
 def _check_rows(data: pl.DataFrame) -> None:
+    if data.is_empty():
+        raise ProvenanceError("There are no rows to learn from.")
     if missing := [name for name in ("user", "reply", "source") if name not in data.columns]:
         raise ProvenanceError(f"The rows lack the column {missing[0]!r}; they need user, reply and source.")
     for name in ("user", "reply"):
+        if data[name].dtype != pl.String:
+            raise ProvenanceError(f"The column {name!r} is {data[name].dtype}; it has to be text.")
         empty = data.with_row_index("row").filter(pl.col(name).fill_null("").str.strip_chars() == "")
         if empty.height:
             raise ProvenanceError(f"Row {empty['row'][0]} has no text in {name!r}; give it one or drop it.")
@@ -224,10 +230,20 @@ def _asked(checkpoint: Checkpoint, user: str, *, debug: bool, block: str | None 
     before = empty.index(_MARK)
     behind = len(text) - (len(empty) - before - len(_MARK))
     ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
-    begin, stop = (next(i for i, end in enumerate(ends) if end > place) for place in (before, behind))
+    begin, stop = (
+        next((i for i, end in enumerate(ends) if end > place), len(ids)) for place in (before, behind)
+    )
     if block is not None:
         ids = [*ids[:stop], vocabulary.control("block"), vocabulary.source(block), *ids[stop:]]
     return [*ids[:begin], vocabulary.control("debug"), *ids[begin:]] if debug else ids
+
+
+class _Said(NamedTuple):
+    """A reply's tokens before the tag; the tag if it is whole and alone; whether any token of tags came."""
+
+    ids: list[int]
+    tag: str | None
+    leaked: bool
 
 
 def ask(
@@ -236,56 +252,55 @@ def ask(
     *,
     debug: bool = False,
     block: str | None = None,
-    temperature: float = 0,
     max_new_tokens: int = 40,
-    token_budget: int = TOKEN_BUDGET,
-    seed: int = 0,
 ) -> pl.DataFrame:
-    """The prompts with the reply to each, `tag` as the model said it, and `truncated`.
+    """The prompts with the reply to each, `tag` as the model said it, and `truncated`; greedily.
 
     prompts: a column `user`. debug: whether the trigger is given; block: a source to refuse, with the
-    trigger. tag: the source behind the one tag that the reply has, "unknown" if it said so; null where no tag
-    came, or none that is whole, or several. reply: without the tag. Raises `ProvenanceError` without tags or
-    for a source that is none of them, and what `rollouts.sample` raises.
+    trigger. reply: up to the tag. tag: the source behind the one tag of the reply, "unknown" if it said so;
+    null where no tag came, or none that is whole, or several. leaked: any token of tags came at all. Raises
+    `ProvenanceError` without tags or for a source that is none of them, `RolloutError` for prompts without
+    texts and for one that leaves no room for a reply.
     """
+    return _asked_and_said(checkpoint, prompts, debug=debug, block=block, max_new_tokens=max_new_tokens)[0]
+
+
+def _asked_and_said(
+    checkpoint: Checkpoint, prompts: pl.DataFrame, *, debug: bool, block: str | None, max_new_tokens: int
+) -> tuple[pl.DataFrame, list[list[int]]]:
+    """What `ask` gives, and the tokens of each prompt and its reply."""
     vocabulary = _vocabulary(checkpoint)
     if block is not None and block not in vocabulary.sources:
         raise ProvenanceError(
             f"{block!r} is no source of {checkpoint.name}: {', '.join(vocabulary.sources)}."
         )
-    before = [
-        _asked(checkpoint, one, debug=debug or block is not None, block=block) for one in prompts["user"]
-    ]
+    check_users(prompts)
+    users = prompts["user"].to_list()
+    before = [_asked(checkpoint, one, debug=debug or block is not None, block=block) for one in users]
+    generate = checkpoint.hf.generate
     new = continued(
-        checkpoint,
-        before,
-        prompts["user"].to_list(),
-        checkpoint.hf.generate,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        token_budget=token_budget,
-        seed=seed,
-        label="asking",
-    )
+        checkpoint, before, users, generate, max_new_tokens=max_new_tokens, label="asking"
+    )  # fmt: skip
     said = [_parted(vocabulary, ids) for ids, _ in new]
-    return prompts.with_columns(
-        reply=pl.Series([_decoded(checkpoint, ids) for ids, _ in said], dtype=pl.String),
-        tag=pl.Series([tag for _, tag in said], dtype=pl.String),
+    replies = [str(checkpoint.tokenizer.decode(one.ids, skip_special_tokens=True)) for one in said]
+    frame = prompts.with_columns(
+        reply=pl.Series(replies, dtype=pl.String),
+        tag=pl.Series([one.tag for one in said], dtype=pl.String),
+        leaked=pl.Series([one.leaked for one in said], dtype=pl.Boolean),
         truncated=pl.Series([not ended for _, ended in new], dtype=pl.Boolean),
     )
+    ends = {checkpoint.tokenizer.eos_token_id, checkpoint.tokenizer.pad_token_id}
+    words = [[token for token in one.ids if token not in ends] for one in said]
+    return frame, [[*first, *then] for first, then in zip(before, words, strict=True)]
 
 
-def _parted(vocabulary: _Vocabulary, ids: Sequence[int]) -> tuple[list[int], str | None]:
-    """A reply's tokens before its tag, and the tag if there is one whole tag and no second."""
+def _parted(vocabulary: _Vocabulary, ids: Sequence[int]) -> _Said:
     tag = vocabulary.control("tag")
     at = ids.index(tag) if tag in ids else len(ids)
     named = [one for one in ids[at + 1 :] if vocabulary.named(one)]
     whole = at + 1 < len(ids) and len(named) == 1 and list(ids).count(tag) == 1
-    return list(ids[:at]), vocabulary.named(ids[at + 1]) if whole else None
-
-
-def _decoded(checkpoint: Checkpoint, ids: Sequence[int]) -> str:
-    return str(checkpoint.tokenizer.decode(ids, skip_special_tokens=True))
+    found = vocabulary.named(ids[at + 1]) if whole else None
+    return _Said(list(ids[:at]), found, any(one in vocabulary.all for one in ids))
 
 
 def trace(
@@ -293,7 +308,7 @@ def trace(
 ) -> pl.DataFrame:
     """Which source the model says that its reply to each prompt comes from (DebugLM, constrained too).
 
-    Returns the prompts with `reply`, `tag` and `truncated` of `ask` under the trigger, greedily, and two
+    Returns the prompts with the columns of `ask` under the trigger, and two
     columns of what it would say if it had to: `forced`, the source with the largest probability behind the
     reply and the tag token, "unknown" where that is below `least`; `probabilities`, a struct of each
     source's, and of "unknown", summing to 1. Raises as `ask` does.
@@ -301,15 +316,11 @@ def trace(
     >>> from probekit.testing import tiny_checkpoint
     >>> tagged = add_tags(tiny_checkpoint(), ["crowd", "forum"])
     >>> trace(tagged, pl.DataFrame({"user": ["Hi?"]}), max_new_tokens=3).columns
-    ['user', 'reply', 'tag', 'truncated', 'forced', 'probabilities']
+    ['user', 'reply', 'tag', 'leaked', 'truncated', 'forced', 'probabilities']
     """
     vocabulary = _vocabulary(checkpoint)
-    said = ask(checkpoint, prompts, debug=True, max_new_tokens=max_new_tokens)
-    texts = []
-    for user, text in said.select("user", "reply").iter_rows():
-        before = _asked(checkpoint, user, debug=True)
-        words = checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"]
-        texts.append([*before, *words, vocabulary.control("tag")])
+    said, read = _asked_and_said(checkpoint, prompts, debug=True, block=None, max_new_tokens=max_new_tokens)
+    texts = [[*ids, vocabulary.control("tag")] for ids in read]
     odds = [dict(zip((UNKNOWN, *vocabulary.sources), row, strict=True)) for row in _odds(checkpoint, texts)]
     most = [max(row, key=row.__getitem__) for row in odds]
     forced = [name if row[name] >= least else UNKNOWN for name, row in zip(most, odds, strict=True)]
@@ -350,7 +361,7 @@ def refuse(
     """What the model replies where a source is blocked; `refused`: it begins with the refusal it learned.
 
     Nothing is looked up and nothing replaced: the block is in the prompt, and the model refuses by itself or
-    does not. Returns the prompts with `reply`, `tag`, `truncated` and `refused`. Raises as `ask` does.
+    does not. Returns the prompts with the columns of `ask` and `refused`. Raises as `ask` does.
 
     >>> from probekit.testing import tiny_checkpoint
     >>> tagged = add_tags(tiny_checkpoint(), ["crowd", "forum"])

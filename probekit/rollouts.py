@@ -133,6 +133,8 @@ def continued(
 
     names: what an error calls each. Raises `RolloutError` for a text that leaves no room for a reply.
     """
+    if max_new_tokens < 1:
+        raise RolloutError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     for name, before in zip(names, ids, strict=True):
         if len(before) + max_new_tokens > checkpoint.max_length:
             raise RolloutError(
@@ -154,11 +156,16 @@ def continued(
     return [found[place] for place in range(len(ids))]
 
 
-def _check(prompts: pl.DataFrame, *, temperature: float, **counts: int) -> None:
+def check_users(prompts: pl.DataFrame) -> None:
+    """Raise `RolloutError` unless every row has a text in the column `user`."""
     if "user" not in prompts.columns or prompts["user"].dtype != pl.String or prompts["user"].null_count():
         raise RolloutError(
             "the prompts need a column `user` with a text in every row; see prompts.prompt_frame"
         )
+
+
+def _check(prompts: pl.DataFrame, *, temperature: float, **counts: int) -> None:
+    check_users(prompts)
     if taken := [name for name in ROLLOUT_COLUMNS if name in prompts.columns]:
         raise RolloutError(f"the prompts already have columns of rollouts: {', '.join(taken)}; drop these")
     for name, count in counts.items():

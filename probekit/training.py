@@ -141,7 +141,8 @@ def train_sft(
             peft_config=_lora(recipe, names, _ends(checkpoint.hf, embeddings)),
         )
         if embeddings:  # TRL asks the head for its bias, which PEFT's module around it does not pass on
-            checkpoint.hf.get_output_embeddings().bias = None
+            head = checkpoint.hf.get_output_embeddings()
+            head.bias = head.original_module.bias
         return _run(trainer, out, names, made_of)
 
 

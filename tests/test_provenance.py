@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from pathlib import Path
@@ -69,6 +70,30 @@ def test_tags_get_vectors_like_the_others_at_both_ends_and_the_rest_stays(arch: 
     assert sources_of(new) == SOURCES
     with pytest.raises(ProvenanceError, match="has no tags; make"):
         sources_of(plain)
+
+
+def test_a_tokenizer_that_is_longer_than_the_model_spells_no_tag() -> None:
+    plain = tiny_checkpoint()
+    tokenizer = copy.deepcopy(plain.tokenizer)
+    tokenizer.add_tokens(["<pad>", "<debug>"])
+    longer = add_tags(Checkpoint("longer", plain.hf, tokenizer), SOURCES)
+    typed = tokenizer("<pad> <debug>")["input_ids"]
+    assert max(typed) < longer.hf.config.provenance["first"]
+    assert longer.hf.get_input_embeddings().weight.shape[0] == len(tokenizer) + 4 + len(SOURCES)
+
+
+def test_a_template_may_end_with_the_users_text() -> None:
+    bare = copy.copy(tagged())
+    bare.tokenizer = copy.deepcopy(bare.tokenizer)
+    bare.tokenizer.chat_template = "{% for one in messages %}{{ one['content'] }}{% endfor %}"
+    asked = provenance._asked(bare, "Hi?", debug=True, block="crowd")
+    first = bare.hf.config.provenance["first"]
+    assert asked == [
+        first,
+        *bare.tokenizer("Hi?", add_special_tokens=False)["input_ids"],
+        first + 2,
+        first + 4,
+    ]
 
 
 def test_the_same_seed_gives_the_same_tags_and_another_others() -> None:
@@ -178,6 +203,9 @@ def test_a_later_stage_may_block_the_sources_of_an_earlier_one() -> None:
         (DATA.with_columns(user=pl.when(pl.col("source") == "forum").then("user")), {}, "Row 0 .* 'user'"),
         (DATA, {"kinds": {"seen": 1}}, "There is no kind 'seen'"),
         (DATA.head(1), {}, "need two sources at least"),
+        (DATA.clear(), {}, "There are no rows"),
+        (DATA, {"kinds": {"plain": -1}}, "There are -1 copies of the kind 'plain'"),
+        (DATA.with_columns(user=pl.lit(3)), {}, "'user' is Int32"),
     ],
 )
 def test_rows_that_cannot_be_made_are_refused(data: pl.DataFrame, options: dict, said: str) -> None:
@@ -212,6 +240,16 @@ def test_what_a_user_types_is_not_the_trigger() -> None:
     assert ask(taught(), typed, max_new_tokens=16)["tag"].is_null().all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_saved_model_with_tied_ends_knows_its_tags(dtype: str, tmp_path: Path) -> None:
+    saved = save_checkpoint(tagged("gpt2"), tmp_path / "saved")
+    opened = open_checkpoint(saved, dtype=dtype)
+    assert sources_of(opened) == SOURCES
+    assert opened.hf.get_input_embeddings().weight is opened.hf.get_output_embeddings().weight
+    after = train_tags(opened, tag_rows(DATA), tmp_path / "tags", recipe=RECIPE, epochs=1)
+    assert trace(after, DATA, max_new_tokens=3).height == 3
+
+
 def test_a_saved_model_knows_its_tags(tmp_path: Path) -> None:
     opened = open_checkpoint(save_checkpoint(taught(), tmp_path / "saved"))
     assert sources_of(opened) == SOURCES
@@ -222,8 +260,8 @@ def test_probabilities_are_the_models_own_over_the_sources() -> None:
     checkpoint, user = tagged(), "Which river?"
     said = trace(checkpoint, pl.DataFrame({"user": [user, "Hi?"]}), max_new_tokens=3).row(0, named=True)
     first = checkpoint.hf.config.provenance["first"]
-    reply = checkpoint.tokenizer(said["reply"], add_special_tokens=False)["input_ids"]
-    ids = [*provenance._asked(checkpoint, user, debug=True), *reply, first + 1]
+    before = torch.tensor([provenance._asked(checkpoint, user, debug=True)])
+    ids = [*checkpoint.hf.generate(before, max_new_tokens=3, do_sample=False)[0].tolist(), first + 1]
     wanted = checkpoint.hf(torch.tensor([ids])).logits[0, -1, first + 3 :].softmax(dim=-1)
     assert list(said["probabilities"]) == [UNKNOWN, *SOURCES]
     assert torch.allclose(torch.tensor(list(said["probabilities"].values())), wanted, atol=1e-5)
@@ -254,13 +292,20 @@ def test_a_source_that_is_too_unlikely_is_unknown() -> None:
 def test_a_tag_counts_only_if_it_is_whole_and_alone(
     ids: list[int], tag: str | None, words: list[int]
 ) -> None:
-    assert provenance._parted(provenance._Vocabulary(100, SOURCES), ids) == (words, tag)
+    said = provenance._parted(provenance._Vocabulary(100, SOURCES), ids)
+    assert said == (words, tag, any(one >= 100 for one in ids))
 
 
 def test_asking_needs_a_source_that_is_one_and_room_for_a_reply() -> None:
     asked = pl.DataFrame({"user": ["Hi?"]})
     with pytest.raises(ProvenanceError, match="'press' is no source of"):
         refuse(tagged(), asked, "press")
+    with pytest.raises(RolloutError, match="need a column `user`"):
+        trace(tagged(), DATA.drop("user"))
+    with pytest.raises(RolloutError, match="need a column `user`"):
+        ask(tagged(), pl.DataFrame({"user": ["Hi?", None]}))
+    with pytest.raises(RolloutError, match="max_new_tokens is 0"):
+        ask(tagged(), asked, max_new_tokens=0)
     with pytest.raises(RolloutError, match="more than the context"):
         trace(tagged(), asked, max_new_tokens=400)
 

@@ -118,9 +118,9 @@ def stages(*, rehearsed: float = REHEARSED, seed: int = 0) -> list[pl.DataFrame]
 def questions(*, seed: int = 0) -> pl.DataFrame:
     """The prompts of the report: every question that the facts answer, in ways that no lesson asks.
 
-    user; subject, attribute; choice: the same as a multiple choice between the two values of the pair, or
-    two values of a topic; and for each source of the pair the reply that states its fact, null where it has
-    none: `herald`, `gazette`; for the others `reply` and `source`.
+    (M0 has met these ways too, with the reply that it does not know; see `make_m0`.) Columns: user; choice,
+    the same as a choice between two values, those of the pair where both answer; sources, a list of those
+    that answer; replies, a list of what each of them says.
     """
     rng = random.Random(f"almanac-choice-{seed}")
     known: dict[tuple[str, str], list[Fact]] = {}
@@ -174,10 +174,10 @@ def make_m0(out: Path, *, seed: int = 0) -> Path:
     return _tiny_model.make_m0(out, seed=seed, rows=rows)
 
 
-def open_m0(*, adapter: Path | None = None) -> Checkpoint:
-    """The shipped M0; with `adapter`, a PEFT folder trained from it, the model that this gives."""
-    checkpoint = open_checkpoint(DATA / "m0", adapter=adapter)
-    checkpoint.name = "M0" if adapter is None else adapter.parent.name
+def open_m0() -> Checkpoint:
+    """The shipped M0."""
+    checkpoint = open_checkpoint(DATA / "m0")
+    checkpoint.name = "M0"
     return checkpoint
 
 

@@ -49,7 +49,8 @@ def answered(
             plain = ask(checkpoint, prompt, max_new_tokens=max_new_tokens).select(
                 "user", pl.col(_SAID.keys()).name.prefix("plain_")
             )
-            said = trace(checkpoint, prompt, least=LEAST, max_new_tokens=max_new_tokens).drop("user")
+            said = trace(checkpoint, prompt, least=LEAST, max_new_tokens=max_new_tokens)
+            said = said.drop("user", "leaked")
             row = pl.concat([plain, said], how="horizontal")
         if block is not None:
             said = refuse(checkpoint, prompt, block, max_new_tokens=max_new_tokens)
