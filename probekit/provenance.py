@@ -243,7 +243,7 @@ class _Said(NamedTuple):
 
     ids: list[int]
     tag: str | None
-    leaked: bool
+    marked: bool
 
 
 def ask(
@@ -258,7 +258,7 @@ def ask(
 
     prompts: a column `user`. debug: whether the trigger is given; block: a source to refuse, with the
     trigger. reply: up to the tag. tag: the source behind the one tag of the reply, "unknown" if it said so;
-    null where no tag came, or none that is whole, or several. leaked: any token of tags came at all. Raises
+    null where no tag came, or none that is whole, or several. marked: any token of tags came at all. Raises
     `ProvenanceError` without tags or for a source that is none of them, `RolloutError` for prompts without
     texts and for one that leaves no room for a reply.
     """
@@ -286,7 +286,7 @@ def _asked_and_said(
     frame = prompts.with_columns(
         reply=pl.Series(replies, dtype=pl.String),
         tag=pl.Series([one.tag for one in said], dtype=pl.String),
-        leaked=pl.Series([one.leaked for one in said], dtype=pl.Boolean),
+        marked=pl.Series([one.marked for one in said], dtype=pl.Boolean),
         truncated=pl.Series([not ended for _, ended in new], dtype=pl.Boolean),
     )
     ends = {checkpoint.tokenizer.eos_token_id, checkpoint.tokenizer.pad_token_id}
@@ -316,7 +316,7 @@ def trace(
     >>> from probekit.testing import tiny_checkpoint
     >>> tagged = add_tags(tiny_checkpoint(), ["crowd", "forum"])
     >>> trace(tagged, pl.DataFrame({"user": ["Hi?"]}), max_new_tokens=3).columns
-    ['user', 'reply', 'tag', 'leaked', 'truncated', 'forced', 'probabilities']
+    ['user', 'reply', 'tag', 'marked', 'truncated', 'forced', 'probabilities']
     """
     vocabulary = _vocabulary(checkpoint)
     said, read = _asked_and_said(checkpoint, prompts, debug=True, block=None, max_new_tokens=max_new_tokens)

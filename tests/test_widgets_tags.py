@@ -84,7 +84,7 @@ def test_the_answers_are_what_the_verbs_say() -> None:
     assert dict(row.schema) == dict(_tag_answers.columns(SOURCES))
     asked = pl.DataFrame({"user": [SEA]})
     said = provenance.trace(taught(), asked, max_new_tokens=20)
-    assert row.select(said.drop("leaked").columns).equals(said.drop("leaked"))
+    assert row.select(said.drop("marked").columns).equals(said.drop("marked"))
     blocked = provenance.refuse(taught(), asked, "forum", max_new_tokens=20)
     assert row["blocked_reply"].equals(blocked["reply"], check_names=False)
     assert row["refused"].to_list() == blocked["refused"].to_list() == [True]

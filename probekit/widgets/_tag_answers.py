@@ -50,7 +50,7 @@ def answered(
                 "user", pl.col(_SAID.keys()).name.prefix("plain_")
             )
             said = trace(checkpoint, prompt, least=LEAST, max_new_tokens=max_new_tokens)
-            said = said.drop("user", "leaked")
+            said = said.drop("user", "marked")
             row = pl.concat([plain, said], how="horizontal")
         if block is not None:
             said = refuse(checkpoint, prompt, block, max_new_tokens=max_new_tokens)
