@@ -197,8 +197,8 @@ def train_tags(
     >>> from probekit.testing import tiny_checkpoint
     >>> data = pl.DataFrame({"user": ["Hi?", "Bye?"], "reply": ["Yes.", "No."], "source": ["a", "b"]})
     >>> tagged, out = add_tags(tiny_checkpoint(), ["a", "b"]), Path(tempfile.mkdtemp()) / "tags"
-    >>> train_tags(tagged, tag_rows(data), out, recipe=Recipe(batch_size=4), epochs=1).name
-    'tiny-llama+tags'
+    >>> sources_of(train_tags(tagged, tag_rows(data), out, recipe=Recipe(batch_size=4), epochs=1))
+    ('a', 'b')
     """
     vocabulary = _vocabulary(checkpoint)
     if strange := sorted({*rows["source"], *rows["named"]} - {None, *vocabulary.sources}):
