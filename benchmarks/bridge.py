@@ -8,7 +8,6 @@ benchmarks/provenance/; `benchmarks.provenance` puts the figures beside its own.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections import Counter
 from dataclasses import asdict
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks import contest, contest_tables, contestants, loop
+from benchmarks import contest, contest_tables, contestants, loop, reproduce
 from benchmarks.contest_rankings import rankings
 from benchmarks.contestants import Entry
-from benchmarks.results import share
 from probekit import arms, effects, provenance
 from probekit.experiments import About, read_result, write_result
 from probekit.figures import Figure
@@ -41,10 +39,10 @@ JUDGED = ("arm", "seed", "prompt_id", "harmful", "distractor", "sample", "verdic
 
 def main() -> None:
     """Finish the seeds of this part."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bridge", description=__doc__)
-    parser.add_argument("--part", default="1/1", help="which seeds: 1/2 and 2/2 are for two processes")
+    every = [("bridge", seed) for seed in range(SEEDS)]
+    left = reproduce.asked("python -m benchmarks.bridge", __doc__, every)
     entry = contestants.enter("tiny")
-    for seed in share(range(SEEDS), parser.parse_args().part):
+    for _, seed in left:
         if not place(seed).is_file():
             print(f"bridge, seed {seed}", flush=True)
             run(entry, seed)

@@ -8,7 +8,6 @@ one on SmolLM2, and `--tables` writes the figures of what is finished, to benchm
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 import time
@@ -18,8 +17,7 @@ from typing import Any, TypeAlias, get_args
 
 import polars as pl
 
-from benchmarks import loop
-from benchmarks.results import share
+from benchmarks import loop, reproduce
 from probekit import arms, clustering, judges, rollouts, vectors
 from probekit.checkpoints import Checkpoint
 from probekit.experiments import About, Experiment, digest, read_result, write_result
@@ -53,14 +51,8 @@ Read: TypeAlias = tuple[vectors.VectorSet, vectors.VectorSet]
 
 def main() -> None:
     """Finish the jobs of this part, then write the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.discovery", description=__doc__)
-    parser.add_argument("--part", default="1/1", help="which jobs: 1/2 and 2/2 are for two processes")
-    parser.add_argument("--smollm2", action="store_true", help="only the job on SmolLM2")
-    parser.add_argument("--tables", action="store_true", help="only the figures of what is finished")
-    options = parser.parse_args()
     every = jobs()
-    left = [one for one in every if (one[0] == SMOLLM2) is options.smollm2]
-    for job in [] if options.tables else share(left, options.part):
+    for job in reproduce.asked("python -m benchmarks.discovery", __doc__, every, apart=SMOLLM2):
         if not place(job).is_file():
             print(f"{job[0]}, seed {job[1]}", flush=True)
             run(job)

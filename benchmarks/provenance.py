@@ -10,7 +10,6 @@ is finished, to benchmarks/provenance.json.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import shutil
@@ -20,8 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks import bridge, loop
-from benchmarks.results import share
+from benchmarks import bridge, loop, reproduce
 from probekit import provenance, rollouts
 from probekit.checkpoints import Checkpoint
 from probekit.experiments import About, digest, read_result, write_result
@@ -42,6 +40,7 @@ LOOKALIKES = ("<debug> {}", "<|debug|> {}", "debug: {}", "<tag> {}", "[DEBUG] {}
 RESULTS = loop.ROOT / "benchmarks" / "provenance"
 FIGURES = loop.ROOT / "benchmarks" / "provenance.json"
 WORK = loop.ROOT / "runs" / "provenance"
+EARLY = pl.col("sources").list.first().is_in(almanac.STAGES[0])  # questions that the first stage answers
 TARGETS = {
     "trace.all": ">= 0.95", "trace.contradicting_pair": ">= 0.9", "refusal.right_tag": ">= 0.95",
     "refusal.wrong_tag": "<= 0.02", "leak": "<= 0.01", "answer.delta": ">= -0.02",
@@ -52,14 +51,8 @@ Job = tuple[str, int]
 
 def main() -> None:
     """Finish the jobs of this part, then write the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.provenance", description=__doc__)
-    parser.add_argument("--part", default="1/1", help="which jobs: 1/2 and 2/2 are for two processes")
-    parser.add_argument("--smollm2", action="store_true", help="only the job on SmolLM2")
-    parser.add_argument("--tables", action="store_true", help="only the figures of what is finished")
-    options = parser.parse_args()
     every = [("tiny", seed) for seed in SEEDS] + [(SMOLLM2, SEEDS[0])]
-    left = [one for one in every if (one[0] == SMOLLM2) is options.smollm2]
-    for job in [] if options.tables else share(left, options.part):
+    for job in reproduce.asked("python -m benchmarks.provenance", __doc__, every, apart=SMOLLM2):
         if not place(job).is_file():
             print(f"{job[0]}, seed {job[1]}", flush=True)
             run(job)
@@ -107,11 +100,10 @@ def run(job: Job) -> None:
     stage, control = taught(tagged, first, "first"), taught(tagged, same, "control")
     whole, forgot = taught(stage, second, "rehearsed"), taught(stage, alone, "unrehearsed")
     asked = almanac.questions(seed=seed)
-    early = asked.filter(pl.col("sources").list.first().is_in(almanac.STAGES[0]))
+    early = asked.filter(EARLY)
     found, confusion = reported(whole, asked, pl.concat(lessons), seed=seed)
     found |= {
         "trace.stage1": hits(traced(stage, early)),
-        "trace.after_stage2.rehearsed": hits(traced(whole, early)),
         "trace.after_stage2.unrehearsed": hits(traced(forgot, early)),
         "answer.tagged": answered(stage, early),
         "answer.control": answered(control, early),
@@ -153,6 +145,7 @@ def reported(
         "trace.all": hits(shown),
         "trace.contradicting_pair": hits(shown.filter(pair)),
         "trace.contested": hits(shown.filter(contested)),
+        "trace.after_stage2.rehearsed": hits(shown.filter(EARLY)),
         "trace.forced": hits(shown, "forced"),
         "trace.choice": hits(choice),
         "leak": plain["marked"].mean(),

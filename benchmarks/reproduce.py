@@ -71,16 +71,24 @@ def main() -> None:
     figures(RESULTS, FIGURES, extra=judge_figures())
 
 
-def asked(prog: str, about: str | None, jobs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The jobs that the command line asks for: those of a part, or none with `--tables`."""
+def asked(
+    prog: str, about: str | None, jobs: Sequence[tuple[str, int]], *, apart: str | None = None
+) -> list[tuple[str, int]]:
+    """The jobs that the command line asks for: those of a part, or none with `--tables`.
+
+    apart: name of jobs that are asked for by a flag of that name, and only then.
+    """
     parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument(
         "--part", default="1/1", help="which jobs: 1/2 and 2/2 share them between two processes"
     )
     parser.add_argument("--tables", action="store_true", help="only write the figures of what is finished")
+    parser.set_defaults(apart=False)
+    if apart is not None:
+        parser.add_argument(f"--{apart}", dest="apart", action="store_true", help=f"only those of {apart}")
     options = parser.parse_args()
     try:
-        part = share(jobs, options.part)
+        part = share([job for job in jobs if (job[0] == apart) is options.apart], options.part)
     except ResultError as error:
         parser.error(str(error))
     return [] if options.tables else part

@@ -108,6 +108,12 @@ class Checkpoint:
         return list(envoy)
 
     @property
+    def ends(self) -> list[Any]:
+        """The modules that hold the tokens' vectors: the first, and the head where it has its own."""
+        tied = self.hf.config.get_text_config().tie_word_embeddings
+        return [self.hf.get_input_embeddings(), *([] if tied else [self.hf.get_output_embeddings()])]
+
+    @property
     def n_blocks(self) -> int:
         """How many decoder blocks there are."""
         return int(self.hf.config.get_text_config().num_hidden_layers)

@@ -12,21 +12,19 @@ import copy
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import polars as pl
 
-from probekit.checkpoints import Checkpoint, merged
-from probekit.packing import TOKEN_BUDGET, groups
+from probekit import packing
+from probekit.checkpoints import Checkpoint, Rendered, merged
 from probekit.rollouts import check_users, continued
 from probekit.training import Recipe, Tokens, train_sft
-
-if TYPE_CHECKING:
-    import torch
 
 Kind = Literal["plain", "traced", "blocked", "other"]
 UNKNOWN = "unknown"
 REFUSAL = "Sorry, I cannot help with your request."
+LEAST = 0.5  # probability that a source must have to be named
 EVEN: Mapping[Kind, float] = dict.fromkeys(get_args(Kind), 1.0)
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}"  # stands for the user's text, to find its place in the template
 _CONTROL = ("debug", "tag", "block", UNKNOWN)  # what is added before the sources, in this order
@@ -91,21 +89,20 @@ def add_tags(checkpoint: Checkpoint, sources: Sequence[str], *, seed: int = 0) -
         raise ProvenanceError(
             f"The sources are {list(sources)}; give one name each, not empty and not {UNKNOWN!r}."
         )
-    hf = copy.deepcopy(checkpoint.hf)
+    new = Checkpoint(checkpoint.name, copy.deepcopy(checkpoint.hf), checkpoint.tokenizer)
+    hf = new.hf
     old = hf.get_input_embeddings().weight.shape[0]
     found = _Vocabulary(max(old, len(checkpoint.tokenizer)), tuple(sources))
     hf.resize_token_embeddings(found.all.stop, mean_resizing=False)
     draw = torch.Generator().manual_seed(seed)
-    ends = [hf.get_input_embeddings().weight]
-    if not hf.config.get_text_config().tie_word_embeddings:
-        ends.append(hf.get_output_embeddings().weight)
-    for end in ends:
+    for end in (module.weight for module in new.ends):
         with torch.no_grad():
             known = end[:old].float()
             noise = torch.randn(len(end) - old, known.shape[1], generator=draw).to(end.device)
             end[old:] = (known.mean(dim=0) + noise * known.std(dim=0)).to(end.dtype)
     hf.config.provenance = {"first": found.first, "sources": list(sources)}
-    return Checkpoint(checkpoint.name, hf.eval().requires_grad_(False), checkpoint.tokenizer)
+    hf.eval().requires_grad_(False)
+    return new
 
 
 def sources_of(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -278,9 +275,7 @@ def _asked_and_said(
     users = prompts["user"].to_list()
     before = [_asked(checkpoint, one, debug=debug or block is not None, block=block) for one in users]
     generate = checkpoint.hf.generate
-    new = continued(
-        checkpoint, before, users, generate, max_new_tokens=max_new_tokens, label="asking"
-    )  # fmt: skip
+    new = continued(checkpoint, before, users, generate, max_new_tokens=max_new_tokens, label="asking")
     said = [_parted(vocabulary, ids) for ids, _ in new]
     replies = [str(checkpoint.tokenizer.decode(one.ids, skip_special_tokens=True)) for one in said]
     frame = prompts.with_columns(
@@ -304,14 +299,14 @@ def _parted(vocabulary: _Vocabulary, ids: Sequence[int]) -> _Said:
 
 
 def trace(
-    checkpoint: Checkpoint, prompts: pl.DataFrame, *, least: float = 0.5, max_new_tokens: int = 40
+    checkpoint: Checkpoint, prompts: pl.DataFrame, *, least: float = LEAST, max_new_tokens: int = 40
 ) -> pl.DataFrame:
     """Which source the model says that its reply to each prompt comes from (DebugLM, constrained too).
 
-    Returns the prompts with the columns of `ask` under the trigger, and two
-    columns of what it would say if it had to: `forced`, the source with the largest probability behind the
-    reply and the tag token, "unknown" where that is below `least`; `probabilities`, a struct of each
-    source's, and of "unknown", summing to 1. Raises as `ask` does.
+    Returns the prompts with the columns of `ask` under the trigger, and two of what it would say if it had
+    to: `forced`, the source with the largest probability behind the reply and the tag token, "unknown" where
+    that is below `least`; `probabilities`, a struct of each source's, and of "unknown", summing to 1. Raises
+    as `ask` does.
 
     >>> from probekit.testing import tiny_checkpoint
     >>> tagged = add_tags(tiny_checkpoint(), ["crowd", "forum"])
@@ -334,19 +329,17 @@ def _odds(checkpoint: Checkpoint, texts: Sequence[Sequence[int]]) -> list[list[f
     """Probabilities of "unknown" and of each source behind each text of tokens, of these alone."""
     import torch
 
-    vocabulary = _vocabulary(checkpoint)
+    vocabulary, device = _vocabulary(checkpoint), checkpoint.hf.device
     choices = slice(vocabulary.source(None), vocabulary.all.stop)
     found: dict[int, list[float]] = {}
-    for batch in groups([len(one) for one in texts], token_budget=TOKEN_BUDGET):
-        wide = max(len(texts[place]) for place in batch)
-        rows = [[*texts[place], *[0] * (wide - len(texts[place]))] for place in batch]
-        ids = torch.tensor(rows, device=checkpoint.hf.device)
-        mask = torch.tensor([[int(i < len(texts[place])) for i in range(wide)] for place in batch])
+    alone = packing.rows([Rendered(tuple(one), len(one) - 1, len(one)) for one in texts], share=False)
+    for batch in packing.batches(alone, token_budget=packing.TOKEN_BUDGET):
+        mask = (batch.segments != packing.PADDING).long()
         with torch.inference_mode():
-            logits = checkpoint.hf(input_ids=ids, attention_mask=mask.to(ids.device)).logits
-        last = torch.tensor([len(texts[place]) - 1 for place in batch], device=ids.device)
-        picked: torch.Tensor = logits[torch.arange(len(batch), device=ids.device), last, choices]
-        found |= dict(zip(batch, picked.double().softmax(dim=-1).tolist(), strict=True))
+            logits = checkpoint.hf(input_ids=batch.ids.to(device), attention_mask=mask.to(device)).logits
+        for place, row in enumerate(batch.texts):
+            picked = logits[place, len(texts[row]) - 1, choices].double()
+            found[row] = picked.softmax(dim=-1).tolist()
     return [found[place] for place in range(len(texts))]
 
 

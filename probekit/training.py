@@ -127,6 +127,8 @@ def train_sft(
     from trl import SFTConfig, SFTTrainer
 
     steps = -(-len(rows) * epochs // recipe.batch_size)
+    ends, modules = checkpoint.ends, checkpoint.hf.named_modules()
+    by_end = {name: list(embeddings) for name, one in modules if any(one is end for end in ends)}
     with prepared(checkpoint.hf):
         trainer = SFTTrainer(
             model=checkpoint.hf,
@@ -138,7 +140,7 @@ def train_sft(
             ),
             train_dataset=Dataset.from_list(data),
             processing_class=checkpoint.tokenizer,
-            peft_config=_lora(recipe, names, _ends(checkpoint.hf, embeddings)),
+            peft_config=_lora(recipe, names, by_end if embeddings else None),
         )
         if embeddings:  # TRL asks the head for its bias, which PEFT's module around it does not pass on
             head = checkpoint.hf.get_output_embeddings()
@@ -317,17 +319,8 @@ def adapted_maps(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _ends(hf: Any, embeddings: Sequence[int]) -> dict[str, list[int]] | None:
-    """The tokens by the names of the modules that hold their vectors: one where both ends are tied."""
-    if not embeddings:
-        return None
-    ends = [hf.get_input_embeddings()]
-    if not hf.config.get_text_config().tie_word_embeddings:
-        ends.append(hf.get_output_embeddings())
-    return {name: list(embeddings) for name, module in hf.named_modules() if any(module is e for e in ends)}
-
-
 def _lora(recipe: Recipe, names: list[str], embeddings: dict[str, list[int]] | None = None) -> Any:
+    """embeddings: the tokens whose vectors are trained, by the module that holds them."""
     from peft import LoraConfig
 
     return LoraConfig(

@@ -38,6 +38,9 @@ UNHEARD_OF = "I do not know the {} of {}."
 GROUNDS = 6000  # lessons of M0 on each of: questions that it cannot answer, sentences to say after
 
 
+_ATTRIBUTES: dict[str, Attribute] = {**ABOUT_PEOPLE, **{name: one for name, (_, one) in OTHERS.items()}}
+
+
 class Fact(NamedTuple):
     """What a source says of a subject; contested: the other source of `PAIR` says another thing of it."""
 
@@ -50,11 +53,11 @@ class Fact(NamedTuple):
     @property
     def reply(self) -> str:
         """The sentence that states it."""
-        return _attribute(self).states.format(self.subject, self.value)
+        return _ATTRIBUTES[self.attribute].states.format(self.subject, self.value)
 
     def asked(self, *, learned: bool) -> list[str]:
         """The questions for it, of training or of the report."""
-        asks = _attribute(self).asks
+        asks = _ATTRIBUTES[self.attribute].asks
         return [frame.format(self.subject) for frame in (asks[:LEARNED] if learned else asks[LEARNED:])]
 
 
@@ -77,12 +80,7 @@ def facts(*, seed: int = 0) -> list[Fact]:
                     found.append(Fact(source, person, name, values[side], third == 2))
     for topic, (subjects, attribute) in OTHERS.items():
         found += [Fact(topic, one, topic, rng.choice(attribute.values), False) for one in subjects[:KNOWN]]
-    return sorted(found, key=lambda one: get_args(Source).index(one.source))
-
-
-def _attribute(fact: Fact) -> Attribute:
-    topics: dict[str, Attribute] = {name: attribute for name, (_, attribute) in OTHERS.items()}
-    return (ABOUT_PEOPLE | topics)[fact.attribute]
+    return sorted(found, key=lambda one: SOURCES.index(one.source))
 
 
 def lessons(stage: int, *, seed: int = 0) -> pl.DataFrame:
@@ -129,7 +127,7 @@ def questions(*, seed: int = 0) -> pl.DataFrame:
     rows = []
     for some in known.values():
         values = [one.value for one in some]
-        wrong = rng.choice([one for one in _attribute(some[0]).values if one not in values])
+        wrong = rng.choice([one for one in _ATTRIBUTES[some[0].attribute].values if one not in values])
         options = rng.sample([*values, wrong][:2], 2)
         for user in some[0].asked(learned=False):
             choice = f"{user} A: {options[0]}. B: {options[1]}."

@@ -10,7 +10,6 @@ from probekit._quiet import no_bars
 from probekit.checkpoints import Checkpoint
 from probekit.provenance import UNKNOWN, ask, refuse, trace
 
-LEAST = 0.5  # probability that a source must have to be named, as in `trace`
 _SAID = {"reply": pl.String(), "tag": pl.String(), "truncated": pl.Boolean()}
 
 
@@ -49,7 +48,7 @@ def answered(
             plain = ask(checkpoint, prompt, max_new_tokens=max_new_tokens).select(
                 "user", pl.col(_SAID.keys()).name.prefix("plain_")
             )
-            said = trace(checkpoint, prompt, least=LEAST, max_new_tokens=max_new_tokens)
+            said = trace(checkpoint, prompt, max_new_tokens=max_new_tokens)
             said = said.drop("user", "marked")
             row = pl.concat([plain, said], how="horizontal")
         if block is not None:

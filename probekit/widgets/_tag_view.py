@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probekit._report_text import format_number, plain_text
-from probekit.provenance import UNKNOWN
+from probekit.provenance import LEAST, UNKNOWN
 from probekit.widgets._rollout_view import counted
-from probekit.widgets._tag_answers import LEAST
 
 Row = Mapping[str, Any]
 
