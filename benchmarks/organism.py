@@ -77,11 +77,11 @@ def build_almanac(folder: Path, work: Path) -> None:
     if not (folder / "m0").is_dir():
         almanac.make_m0(folder / "m0", seed=SEED)
     model = provenance.add_tags(almanac.open_m0(), almanac.SOURCES, seed=SEED)
-    for number, rows in enumerate(almanac.stages(seed=SEED), start=1):
+    stages = zip(almanac.stages(seed=SEED), almanac.EPOCHS, strict=True)
+    for number, (rows, epochs) in enumerate(stages, start=1):
         name = f"tags-{number}"
-        recipe, epochs = almanac.SFT, almanac.EPOCHS
         if not (folder / name).is_dir():
-            provenance.train_tags(model, rows, work / name, recipe=recipe, epochs=epochs, seed=SEED)
+            provenance.train_tags(model, rows, work / name, recipe=almanac.SFT, epochs=epochs, seed=SEED)
             ship(work / name, folder / name)
         model = merged(model, folder / name)
 

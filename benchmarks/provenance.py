@@ -14,8 +14,10 @@ import dataclasses
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -30,16 +32,11 @@ from probekit.training import Recipe
 
 SEEDS = range(10, 20)  # the recipe was chosen on others
 SMOLLM2 = "smollm2"
-# As often as the kinds that show a row's answer, which are all but the blocked ones.
-PLAIN: Mapping[provenance.Kind, float] = {
-    "plain": sum(copies for kind, copies in almanac.KINDS.items() if kind != "blocked")
-}
-# Of SmolLM2: its steps are slow, and it needs fewer.
-SMOLLM2_SFT, SMOLLM2_EPOCHS = Recipe(first_block=0, learning_rate=1e-3, batch_size=16), 2
 LOOKALIKES = ("<debug> {}", "<|debug|> {}", "debug: {}", "<tag> {}", "[DEBUG] {}")
 RESULTS = loop.ROOT / "benchmarks" / "provenance"
 FIGURES = loop.ROOT / "benchmarks" / "provenance.json"
 WORK = loop.ROOT / "runs" / "provenance"
+NEITHER = "neither"  # a reply that is the fact of none of the two sources asked about
 EARLY = pl.col("sources").list.first().is_in(almanac.STAGES[0])  # questions that the first stage answers
 TARGETS = {
     "trace.all": ">= 0.95", "trace.contradicting_pair": ">= 0.9", "refusal.right_tag": ">= 0.95",
@@ -47,6 +44,21 @@ TARGETS = {
 }  # fmt: skip
 Job = tuple[str, int]
 """The model, "tiny" or "smollm2", and the seed of facts, rows and training."""
+
+
+class Course(NamedTuple):
+    """What the sources are taught with: the recipe, the epochs of each stage, and the copies of a row."""
+
+    recipe: Recipe
+    epochs: tuple[int, int]
+    kinds: Mapping[provenance.Kind, float]
+
+
+COURSES = {
+    "tiny": Course(almanac.SFT, almanac.EPOCHS, almanac.KINDS),
+    # its steps are slow, and it needs fewer
+    SMOLLM2: Course(Recipe(first_block=0, learning_rate=1e-3, batch_size=8), (2, 2), provenance.EVEN),
+}
 
 
 def main() -> None:
@@ -65,40 +77,37 @@ def place(job: Job) -> Path:
     return RESULTS / f"{job[0]}-{job[1]}.json"
 
 
-def recipe_of(job: Job) -> tuple[Recipe, int]:
-    """The recipe and the epochs of a stage."""
-    return (SMOLLM2_SFT, SMOLLM2_EPOCHS) if job[0] == SMOLLM2 else (almanac.SFT, almanac.EPOCHS)
-
-
 def about(job: Job) -> About:
     """What a result is of."""
-    recipe, epochs = recipe_of(job)
+    recipe, epochs, kinds = COURSES[job[0]]
     data = distractor.DATA if job[0] == SMOLLM2 else almanac.DATA
     return {
         **{f"recipe.{name}": value for name, value in dataclasses.asdict(recipe).items()},
-        "epochs": epochs, "rehearsed": almanac.REHEARSED, "kinds": str(almanac.KINDS), "seed": job[1],
+        "epochs": list(epochs), "rehearsed": almanac.REHEARSED, "kinds": str(kinds), "seed": job[1],
         "m0": loop.weights_id(data / "m0"),
         "asked": digest(almanac.questions(seed=job[1])),
-        "lessons": digest(pl.concat(almanac.stages(seed=job[1]))),
+        "lessons": digest(pl.concat(almanac.stages(kinds=kinds, seed=job[1]))),
     }  # fmt: skip
 
 
 def run(job: Job) -> None:
     """Teach, ask, and write what came of it."""
+    recipe, epochs, kinds = COURSES[job[0]]
     begin, seed, work = time.perf_counter(), job[1], WORK / f"{job[0]}-{job[1]}"
     m0 = distractor.open_m0() if job[0] == SMOLLM2 else almanac.open_m0()
     tagged = provenance.add_tags(m0, almanac.SOURCES, seed=seed)
     lessons = [almanac.lessons(stage, seed=seed) for stage in range(2)]
-    first, second = almanac.stages(seed=seed)
-    _, alone = almanac.stages(rehearsed=0, seed=seed)
-    same = provenance.tag_rows(lessons[0], kinds=PLAIN, seed=seed)
-    recipe, epochs = recipe_of(job)
+    first, second = almanac.stages(kinds=kinds, seed=seed)
+    _, alone = almanac.stages(rehearsed=0, kinds=kinds, seed=seed)
+    # as often as the kinds that show a row's answer
+    plain = sum(copies for kind, copies in kinds.items() if kind != "blocked")
+    same = provenance.tag_rows(lessons[0], kinds={"plain": plain}, seed=seed)
 
-    def taught(start: Checkpoint, some: pl.DataFrame, name: str) -> Checkpoint:
-        return provenance.train_tags(start, some, work / name, recipe=recipe, epochs=epochs, seed=seed)
+    def taught(start: Checkpoint, some: pl.DataFrame, stage: int, name: str) -> Checkpoint:
+        return provenance.train_tags(start, some, work / name, recipe=recipe, epochs=epochs[stage], seed=seed)
 
-    stage, control = taught(tagged, first, "first"), taught(tagged, same, "control")
-    whole, forgot = taught(stage, second, "rehearsed"), taught(stage, alone, "unrehearsed")
+    stage, control = taught(tagged, first, 0, "first"), taught(tagged, same, 0, "control")
+    whole, forgot = taught(stage, second, 1, "rehearsed"), taught(stage, alone, 1, "unrehearsed")
     asked = almanac.questions(seed=seed)
     early = asked.filter(EARLY)
     found, confusion = reported(whole, asked, pl.concat(lessons), seed=seed)
@@ -132,11 +141,8 @@ def reported(
     unheard = provenance.trace(model, none).with_columns(gold=pl.lit(UNKNOWN))
     blocked = {name: provenance.refuse(model, asked, name) for name in provenance.sources_of(model)}
     own = {name: pl.col("sources").list.contains(name) for name in blocked}
-    right = pl.concat([one.filter(own[name], ~contested) for name, one in blocked.items()])
-    wrong = pl.concat([one.filter(~own[name]) for name, one in blocked.items()])
-    of_pair = pl.concat(
-        [one.filter(~own[name], pair) for name, one in blocked.items() if name in almanac.PAIR]
-    )
+    right = {name: one.filter(own[name], ~contested) for name, one in blocked.items()}
+    wrong = {name: one.filter(~own[name]) for name, one in blocked.items()}
     both = [(name, one.filter(own[name], contested)) for name, one in blocked.items() if name in almanac.PAIR]
     refused = pl.col("reply").str.strip_chars_start().str.starts_with(provenance.REFUSAL).mean()
     guessed = shown.filter(~contested).select("gold", pl.col("tag").fill_null(UNKNOWN))
@@ -151,9 +157,8 @@ def reported(
         "leak": plain["marked"].mean(),
         "leak.lookalike": provenance.ask(model, typed)["marked"].mean(),
         "leak.no_source": provenance.ask(model, none)["marked"].mean(),
-        "refusal.right_tag": right["refused"].mean(),
-        "refusal.wrong_tag": wrong["refused"].mean(),
-        "refusal.wrong_tag.contradicting_pair": of_pair["refused"].mean(),
+        **refusals("refusal.right_tag", right, pair),
+        **refusals("refusal.wrong_tag", wrong, pair),
         "refusal.contested.other_fact": sum(map(other_fact, both)) / 2,
         # what a rule in Python would do that refuses where the tag is the blocked source
         "baseline.filter.right_tag": guessed.select((pl.col("gold") == pl.col("tag")).mean()).item(),
@@ -191,6 +196,15 @@ def other_fact(blocked: tuple[str, pl.DataFrame]) -> float:
         for sources, texts, reply in replies.select("sources", "replies", "reply").iter_rows()
     ]
     return sum(right) / len(right)
+
+
+def refusals(name: str, blocked: Mapping[str, pl.DataFrame], pair: pl.Expr) -> dict[str, float]:
+    """The share refused of all questions, and of the pair's where one of the pair is blocked."""
+    of_pair = [one.filter(pair) for source, one in blocked.items() if source in almanac.PAIR]
+    return {
+        name: float(pl.concat(blocked.values()).select(pl.col("refused").mean()).item()),
+        f"{name}.contradicting_pair": float(pl.concat(of_pair).select(pl.col("refused").mean()).item()),
+    }
 
 
 def hits(shown: pl.DataFrame, column: str = "tag") -> float:
@@ -248,17 +262,33 @@ def baselines(lessons: pl.DataFrame) -> dict[str, Callable[[pl.DataFrame], Seque
 
 def figures(every: Sequence[Job]) -> list[Figure]:
     """What the finished jobs give: means over seeds, with the least and the most."""
-    done = {job: read_result(place(job), about(job))["found"] for job in every if place(job).is_file()}
+    done = {job: read_result(place(job), about(job)) for job in every if place(job).is_file()}
     rows = []
     for model, prefix in (("tiny", ""), (SMOLLM2, f"{SMOLLM2}.")):
-        some = [found for (name, _), found in done.items() if name == model]
-        for name in some[0] if some else ():
-            values = [found[name] for found in some]
+        some = [result for (name, _), result in done.items() if name == model]
+        for name in some[0]["found"] if some else ():
+            values = [result["found"][name] for result in some]
             mean, target = sum(values) / len(values), TARGETS.get(name)
             rows.append(
                 Figure(prefix + name, mean, low=min(values), high=max(values), n=len(values), target=target)
             )
+        if some:
+            rows += confusion([row for result in some for row in result["rows"]], prefix)
     return rows
+
+
+def confusion(rows: Sequence[tuple[str | None, str | None, int]], prefix: str) -> list[Figure]:
+    """Of the questions of each source, over all seeds, the share that got each tag; n is the questions."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for gold, tag, number in rows:
+        counts[gold or NEITHER, tag or bridge.NO_TAG] += number
+    golds, tags = ({one[place] for one in counts} for place in range(2))
+    found = []
+    for gold in [one for one in (*almanac.SOURCES, NEITHER) if one in golds]:
+        whole = sum(number for (one, _), number in counts.items() if one == gold)
+        for tag in [one for one in (*almanac.SOURCES, UNKNOWN, bridge.NO_TAG) if one in tags]:
+            found.append(Figure(f"{prefix}confusion.{gold}.{tag}", counts[gold, tag] / whole, n=whole))
+    return found
 
 
 if __name__ == "__main__":

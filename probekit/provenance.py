@@ -129,11 +129,11 @@ def tag_rows(
 
     data: columns user, reply and source, which is null for rows of no source: their tag is "unknown", and
     they are answered whatever is blocked. kinds: how many copies of each row are of each kind, none if left
-    out; the part behind the point is a share of the rows, drawn. Without the kind "other" a model learns to
-    refuse whenever anything is blocked. A text that several sources have is not refused where one of them is
-    blocked: what another says of it is a right answer then. sources: those that a block may name, without it
-    those of the data. Raises `ProvenanceError` for a missing column or text, a kind that is none, and a
-    single source where other ones are to be named.
+    out; the part behind the point is a share of the rows, drawn. Copies of the kind "other" name another
+    source each, as far as there are; without it a model learns to refuse whenever anything is blocked. A text
+    that several sources have is not refused where one of them is blocked: what another says of it is a right
+    answer then. sources: those that a block may name, without it those of the data. Raises `ProvenanceError`
+    for a missing column or text, a kind that is none, and a single source where other ones are to be named.
 
     >>> data = pl.DataFrame({"user": ["Hi?", "Bye?"], "reply": ["Yes.", "No."], "source": ["a", "b"]})
     >>> tag_rows(data, kinds={"plain": 1, "blocked": 1})["kind"].value_counts().sort("kind").rows()
@@ -154,10 +154,12 @@ def tag_rows(
         for kind, copies in kinds.items():
             if kind == "blocked" and (source is None or answering[user] > 1):
                 continue
+            others: list[str] = []
             for _ in range(int(copies) + (rng.random() < copies % 1)):
-                other = rng.choice([one for one in named if one != source]) if kind == "other" else None
-                said = refusal if kind == "blocked" else reply
-                rows.append((user, said, source, kind, source if kind == "blocked" else other))
+                others = others or [one for one in named if one != source]
+                name = rng.choice(others) if kind == "other" else source if kind == "blocked" else None
+                others = [one for one in others if one != name]
+                rows.append((user, refusal if kind == "blocked" else reply, source, kind, name))
     rng.shuffle(rows)
     return pl.DataFrame(rows, ROWS, orient="row")
 

@@ -195,6 +195,17 @@ def test_a_later_stage_may_block_the_sources_of_an_earlier_one() -> None:
     assert set(rows.filter(kind="other")["named"]) == {"old"}
 
 
+@given(copies=st.integers(1, 12), seed=st.integers(0, 9))
+def test_other_blocks_of_a_row_name_each_source_before_one_comes_again(copies: int, seed: int) -> None:
+    rows = tag_rows(DATA, kinds={"other": copies}, sources=["crowd", "forum", "x", "y", "z"], seed=seed)
+    for _, of_row in rows.group_by("user", "source"):
+        counts = of_row["named"].value_counts()["count"]
+        others = 4 if of_row["source"][0] else 5
+        assert of_row["source"][0] not in of_row["named"]
+        assert len(counts) == min(copies, others)
+        assert counts.max() - counts.min() <= 1
+
+
 @pytest.mark.parametrize(
     ("data", "options", "said"),
     [
