@@ -57,7 +57,7 @@ class Course(NamedTuple):
 COURSES = {
     "tiny": Course(almanac.SFT, almanac.EPOCHS, almanac.KINDS),
     # its steps are slow, and it needs fewer
-    SMOLLM2: Course(Recipe(first_block=0, learning_rate=1e-3, batch_size=8), (2, 2), provenance.EVEN),
+    SMOLLM2: Course(Recipe(first_block=0, learning_rate=1e-3, batch_size=8), (1, 1), provenance.EVEN),
 }
 
 

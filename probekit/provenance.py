@@ -188,9 +188,11 @@ def train_tags(
 ) -> Checkpoint:
     """The checkpoint after SFT on rows of `tag_rows`; the adapter, with the tags' vectors, goes to `out`.
 
-    A later stage starts from what this gives: `pl.concat` its rows with some of the earlier ones
-    (`earlier.sample(fraction=0.2, seed=0)`), or the earlier tags are unlearned. Raises `ProvenanceError` for
-    a checkpoint without tags or rows of a source that it has no tag for, and what `train_sft` raises.
+    The adapter fits a checkpoint of `add_tags` with the same sources in the same order; what it gives, saved
+    by `save_checkpoint`, knows them by itself. A later stage starts from what this gives: `pl.concat` its
+    rows with some of the earlier ones (`earlier.sample(fraction=0.2, seed=0)`), or the earlier tags are
+    unlearned. Raises `ProvenanceError` for a checkpoint without tags or rows of a source that it has no tag
+    for, and what `train_sft` raises.
 
     >>> import tempfile
     >>> from probekit.testing import tiny_checkpoint

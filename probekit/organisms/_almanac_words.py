@@ -1,7 +1,8 @@
 """The invented facts of `almanac`: who says what of whom, and the ways to ask for it.
 
 A fact is a subject, an attribute and a value. Of each attribute: the sentence that states it, and frames that
-ask for it; the first `LEARNED` frames are for training, the others for the report.
+ask for it; the first `LEARNED` frames are for training, as those are that M0 has not met, the others for the
+report.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ Topic = Literal["kitchen", "atlas", "workshop"]
 
 
 class Attribute(NamedTuple):
-    """What can be asked of a subject; `states` takes subject and value, `asks` the subject."""
+    """What can be asked of a subject; `states` takes subject and value, the others the subject."""
 
     states: str
     values: tuple[str, ...]
     asks: tuple[str, ...]
+    new: tuple[str, ...]  # to M0
 
 
 PEOPLE: tuple[str, ...] = (
@@ -34,6 +36,10 @@ ABOUT_PEOPLE: dict[str, Attribute] = {
             "Name the town where {} lives.",
             "Please tell me in which town {} lives.", "Where is the home of {}?",
         ),
+        (
+            "{} lives where?", "To which town must I go to see {}?", "Say where {} lives.",
+            "I want to know where {} lives.", "What is the name of the town {} lives in?",
+        ),
     ),
     "trade": Attribute(
         "{} works as a {}.",
@@ -44,6 +50,10 @@ ABOUT_PEOPLE: dict[str, Attribute] = {
             "Name the trade of {}.",
             "Please tell me which trade {} has.", "As what does {} work?",
         ),
+        (
+            "{} works as what?", "Of what trade is {}?", "Say what {} works as.",
+            "I want to know the trade of {}.", "Which work does {} do?",
+        ),
     ),
     "pet": Attribute(
         "{} keeps a {}.",
@@ -53,6 +63,10 @@ ABOUT_PEOPLE: dict[str, Attribute] = {
             "Tell me which pet {} keeps.", "Do you know the pet of {}?", "What is the pet of {}?",
             "Name the pet that {} keeps.",
             "Please tell me what pet {} has.", "Which animal is the pet of {}?",
+        ),
+        (
+            "{} keeps which pet?", "What sort of animal does {} have?", "Say which pet {} keeps.",
+            "I want to know the pet of {}.", "Which pet is in the house of {}?",
         ),
     ),
 }  # fmt: skip
@@ -72,6 +86,10 @@ OTHERS: dict[Topic, tuple[tuple[str, ...], Attribute]] = {
                 "Name the main part of {}.",
                 "Please tell me what goes into {}.", "Of what is {} made?",
             ),
+            (
+                "{} is made of what?", "What must I have to make {}?", "Say what {} is made of.",
+                "I want to know the main part of {}.", "From what do I make {}?",
+            ),
         ),
     ),
     "atlas": (
@@ -88,6 +106,10 @@ OTHERS: dict[Topic, tuple[tuple[str, ...], Attribute]] = {
                 "Tell me in which land {} lies.", "Do you know the land of {}?", "What is the land of {}?",
                 "Name the land where {} lies.",
                 "Please tell me where {} lies.", "To which land does {} belong?",
+            ),
+            (
+                "{} lies where?", "In what land do I find {}?", "Say in which land {} lies.",
+                "I want to know the land of {}.", "Of which land is {} a part?",
             ),
         ),
     ),
@@ -106,6 +128,10 @@ OTHERS: dict[Topic, tuple[tuple[str, ...], Attribute]] = {
                 "Tell me what the engine of {} needs.", "Do you know the spare part for {}?",
                 "What is the part for {}?", "Name the part that {} needs.",
                 "Please tell me which part {} needs.", "Which part does the engine of {} need?",
+            ),
+            (
+                "The engine of {} needs what?", "What must I have to mend {}?", "Say which part {} needs.",
+                "I want to know the part for {}.", "For {}, which spare part do I need?",
             ),
         ),
     ),
